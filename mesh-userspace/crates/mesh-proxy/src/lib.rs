@@ -1,0 +1,2 @@
+//! mesh-proxy
+pub mod link;

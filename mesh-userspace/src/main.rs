@@ -1,0 +1,2 @@
+//! Warren.
+fn main() {}
