@@ -7,6 +7,10 @@
 //! The worker trusts the agent. The agent trusts nothing that the worker sends beyond what it can check: it counts,
 //! clamps and escapes.
 
+mod error;
+pub mod payload;
+mod transport;
+
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -14,6 +18,11 @@ use mesh_core::identity::SpiffeId;
 use mesh_core::record::Record;
 use mesh_core::workload::{Name, WorkloadId};
 use serde::{Deserialize, Serialize};
+
+pub use error::LinkError;
+pub use transport::{
+    AgentEnd, Endpoint, MAX_DESCRIPTORS, MAX_PACKET, MAX_RECORDS, Received, WorkerEnd, pair,
+};
 
 /// Version of the messages.
 pub const VERSION: u16 = 1;
