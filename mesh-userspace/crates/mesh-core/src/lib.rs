@@ -5,11 +5,13 @@
 //! and the data path call the very same functions.
 //!
 //! Reading order: [`addr`], [`identity`], [`workload`], [`service`], [`snapshot`] (the world as one value), then the
-//! decisions in the order in which a connection meets them: [`route`], [`balance`], [`policy`]; and what is said about
+//! decisions in the order in which a connection meets them: [`route`], [`balance`], [`policy`] (and [`explain`], which asks
+//! them all); and what is said about
 //! it afterwards: [`outcome`], [`record`]. [`rotation`] decides when a certificate is renewed.
 
 pub mod addr;
 pub mod balance;
+pub mod explain;
 pub mod identity;
 pub mod outcome;
 pub mod policy;

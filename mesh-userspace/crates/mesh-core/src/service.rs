@@ -24,7 +24,7 @@ pub struct Service {
 }
 
 /// One port of a service.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub struct ServicePort {
     /// The port that clients dial.
     pub port: u16,

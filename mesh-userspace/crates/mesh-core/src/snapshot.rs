@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::identity::TrustDomain;
 use crate::policy::{AuthorizationPolicy, MtlsRule};
+use crate::route::{CompiledPort, RoutedBackend};
 use crate::service::{Route, Service, ServicePort};
 use crate::workload::{Name, Workload};
 
@@ -45,6 +46,9 @@ pub struct Snapshot {
     services_by_address: HashMap<IpAddr, Arc<Service>, foldhash::fast::RandomState>,
     services_by_name: HashMap<Name, Arc<Service>, foldhash::fast::RandomState>,
     routes_by_service: HashMap<Name, Vec<Arc<Route>>, foldhash::fast::RandomState>,
+    ports_by_service: HashMap<Name, Vec<CompiledPort>, foldhash::fast::RandomState>,
+    policies_by_namespace:
+        HashMap<String, Vec<Arc<AuthorizationPolicy>>, foldhash::fast::RandomState>,
 }
 
 impl Snapshot {
@@ -83,6 +87,24 @@ impl Snapshot {
                 .or_default()
                 .push(Arc::clone(route));
         }
+        for policy in &snapshot.world.policies {
+            snapshot
+                .policies_by_namespace
+                .entry(policy.name.namespace.clone())
+                .or_default()
+                .push(Arc::clone(policy));
+        }
+        // Last: it resolves backends by name.
+        for service in &snapshot.world.services {
+            let ports = crate::route::compile(
+                service,
+                snapshot.routes_of(&service.name),
+                &snapshot.services_by_name,
+            );
+            snapshot
+                .ports_by_service
+                .insert(service.name.clone(), ports);
+        }
         snapshot
     }
 
@@ -118,6 +140,28 @@ impl Snapshot {
     /// The routes attached to a service, in the order of the sources.
     pub fn routes_of(&self, service: &Name) -> &[Arc<Route>] {
         self.routes_by_service
+            .get(service)
+            .map_or(&[], Vec::as_slice)
+    }
+
+    /// The authorization policies of a namespace, in the order of the sources.
+    pub fn policies_of(&self, namespace: &str) -> &[Arc<AuthorizationPolicy>] {
+        self.policies_by_namespace
+            .get(namespace)
+            .map_or(&[], Vec::as_slice)
+    }
+
+    /// Every backend that some dial may lead to, with its endpoints.
+    pub fn routed_backends(&self) -> impl Iterator<Item = &RoutedBackend> + '_ {
+        self.ports_by_service
+            .values()
+            .flatten()
+            .flat_map(|compiled| compiled.backends.iter())
+    }
+
+    /// What is known in advance about dials to the ports of a service.
+    pub(crate) fn compiled_ports(&self, service: &Name) -> &[CompiledPort] {
+        self.ports_by_service
             .get(service)
             .map_or(&[], Vec::as_slice)
     }
