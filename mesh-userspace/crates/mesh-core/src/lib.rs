@@ -21,3 +21,6 @@ pub mod route;
 pub mod service;
 pub mod snapshot;
 pub mod workload;
+
+#[cfg(test)]
+mod testing;
