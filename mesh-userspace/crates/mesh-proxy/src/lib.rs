@@ -10,4 +10,5 @@
 //! Around it: [`link`] (messages from and to the agent), `confine` (what the process gives up), `worker` (threads),
 //! `reservoir` (sockets made by the agent), `recheck` (a changed world cuts what it no longer allows), `drain`.
 
+pub mod confine;
 pub mod link;
