@@ -104,8 +104,16 @@ reasons! {
     GuardUnknown = 23, "guard_unknown", Dropped;
     /// A packet of a connection that is older than enrolment.
     Established = 24, "established", Passed;
-    /// An event was lost because the ring buffer was full; counters stay right.
+    /// An event was not sent: the ring buffer was full, or the workload had used up its share. Counters stay right.
     EventLost = 25, "event_lost", Passed;
     /// A dial by a process whose cgroup and network namespace belong to different workloads. Fail closed.
     ForeignSocket = 26, "foreign_socket", Refused;
+    /// Another protocol towards the mesh in permissive mode.
+    OtherProtocolPermitted = 27, "other_protocol_permitted", Passed;
+    /// A dial of an enrolled workload whose fields the kernel does not show. Fail closed.
+    DialUnreadable = 28, "dial_unreadable", Refused;
+    /// Fragments of a TCP connection request: the listener cannot be chosen before they are put together. Fail closed.
+    InboundFragment = 29, "inbound_fragment", Dropped;
+    /// A captured connection whose socket the kernel does not show. Fail closed: the proxy finds no origin.
+    FlowUnreadable = 30, "flow_unreadable", Refused;
 }

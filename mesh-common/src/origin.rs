@@ -13,8 +13,9 @@ pub struct Origin {
     pub family: u16,
     /// Destination port, network byte order.
     pub port: u16,
-    /// Zero.
-    pub reserved: u16,
+    /// Port of the listener that the dial was sent to, network byte order: tells a socket that is still connected
+    /// there from one that was disconnected and dialled again.
+    pub listener_port: u16,
     /// Destination address.
     pub address: Address,
     /// The node's id of the workload that dialled.

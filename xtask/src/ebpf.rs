@@ -30,7 +30,7 @@ const SOURCES: &[&str] = &[
 const LOG_VARIABLE: &str = "WARREN_BPF_LOG";
 
 /// Builds the object if its sources changed since the last time, and returns where it is.
-pub fn build(workspace: &Path) -> Result<PathBuf> {
+pub(crate) fn build(workspace: &Path) -> Result<PathBuf> {
     let folder = workspace.join("target/bpf");
     let object = folder.join("warren.bpf.o");
     let stamp = folder.join("warren.bpf.stamp");
@@ -49,6 +49,32 @@ pub fn build(workspace: &Path) -> Result<PathBuf> {
     replace_if_different(&built, &object)?;
     fs::write(&stamp, wanted).with_context(|| format!("write {}", stamp.display()))?;
     Ok(object)
+}
+
+/// Lints the programs, with and without their log lines. Clippy runs for this machine: the toolchain that can target
+/// BPF may have none, and the code is the same.
+pub(crate) fn lint(workspace: &Path) -> Result<()> {
+    for features in ["", "log"] {
+        run(host_cargo(workspace, "clippy")
+            .args(["--lib", "--bins", "--features", features])
+            .args(["--", "--deny", "warnings"]))?;
+    }
+    run(host_cargo(workspace, "clippy").args(["--lib", "--tests", "--", "--deny", "warnings"]))
+}
+
+/// Tests what the programs decide, on this machine: reading headers, verdicts. Needs neither root nor the BPF target.
+pub(crate) fn test(workspace: &Path) -> Result<()> {
+    run(host_cargo(workspace, "test").args(["--lib", "--quiet"]))
+}
+
+/// A cargo for this machine in the workspace of the programs, with a target folder of its own.
+fn host_cargo(workspace: &Path, command: &str) -> Command {
+    let mut cargo = clean(Command::new("cargo"));
+    cargo
+        .args([command, "--manifest-path"])
+        .arg(workspace.join("mesh-ebpf/Cargo.toml"))
+        .env("CARGO_TARGET_DIR", workspace.join("target/ebpf-host"));
+    cargo
 }
 
 /// A hash of the sources' contents and of the options. Contents rather than times: a fresh checkout or a branch
@@ -162,12 +188,12 @@ impl Toolchain {
         match self {
             Self::Prebuilt => {
                 let mut cargo = clean(Command::new("/usr/bin/cargo"));
-                // aya-ebpf switches nightly features on for the BPF target. Naming a crate, rather than "1", lets
-                // this stable compiler accept them and does not make aya-build ask for build-std.
+                // aya-ebpf and the programs use inline assembly, which is a nightly feature for the BPF target. Naming
+                // the crates, rather than "1", lets this stable compiler accept it in them alone.
                 cargo
                     .arg("build")
                     .env("RUSTC", "/usr/bin/rustc")
-                    .env("RUSTC_BOOTSTRAP", "aya_ebpf");
+                    .env("RUSTC_BOOTSTRAP", "aya_ebpf,warren");
                 cargo
             }
             Self::Nightly => {
