@@ -63,8 +63,11 @@ pub(crate) fn lint(workspace: &Path) -> Result<()> {
 }
 
 /// Tests what the programs decide, on this machine: reading headers, verdicts. Needs neither root nor the BPF target.
-pub(crate) fn test(workspace: &Path) -> Result<()> {
-    run(host_cargo(workspace, "test").args(["--lib", "--quiet"]))
+/// The command is given, not run: whoever runs it counts.
+pub(crate) fn test(workspace: &Path) -> Command {
+    let mut cargo = host_cargo(workspace, "test");
+    cargo.arg("--lib");
+    cargo
 }
 
 /// A cargo for this machine in the workspace of the programs, with a target folder of its own.
@@ -89,7 +92,9 @@ fn fingerprint(workspace: &Path, log: bool) -> Result<String> {
     let mut hasher = DefaultHasher::new();
     (BPF_LINKER_VERSION, log).hash(&mut hasher);
     for file in files {
-        file.strip_prefix(workspace).unwrap_or(&file).hash(&mut hasher);
+        file.strip_prefix(workspace)
+            .unwrap_or(&file)
+            .hash(&mut hasher);
         fs::read(&file)
             .with_context(|| format!("read {}", file.display()))?
             .hash(&mut hasher);
@@ -120,7 +125,8 @@ fn replace_if_different(built: &Path, object: &Path) -> Result<()> {
     }
     let half = object.with_extension("o.new");
     fs::write(&half, new).with_context(|| format!("write {}", half.display()))?;
-    fs::rename(&half, object).with_context(|| format!("rename {} to {}", half.display(), object.display()))
+    fs::rename(&half, object)
+        .with_context(|| format!("rename {} to {}", half.display(), object.display()))
 }
 
 /// The compiler that can target BPF.
@@ -149,10 +155,12 @@ impl Toolchain {
     }
 
     fn find() -> Option<Self> {
-        [Self::Prebuilt, Self::Nightly].into_iter().find(|candidate| match candidate {
-            Self::Prebuilt => has_prebuilt_core(),
-            Self::Nightly => has_rust_src(),
-        })
+        [Self::Prebuilt, Self::Nightly]
+            .into_iter()
+            .find(|candidate| match candidate {
+                Self::Prebuilt => has_prebuilt_core(),
+                Self::Nightly => has_rust_src(),
+            })
     }
 
     fn install_prebuilt() -> Result<()> {
@@ -211,12 +219,19 @@ impl Toolchain {
             .find_map(|line| line.strip_prefix("LLVM version: "))
             .and_then(|version| version.split('.').next())
             .and_then(|major| major.trim().parse().ok())
-            .with_context(|| format!("find the LLVM version in the answer of `rustc -vV`:\n{version}"))
+            .with_context(|| {
+                format!("find the LLVM version in the answer of `rustc -vV`:\n{version}")
+            })
     }
 }
 
 fn has_prebuilt_core() -> bool {
-    let Ok(folder) = output(Toolchain::Prebuilt.rustc().args(["--print", "target-libdir", "--target", target()])) else {
+    let Ok(folder) = output(Toolchain::Prebuilt.rustc().args([
+        "--print",
+        "target-libdir",
+        "--target",
+        target(),
+    ])) else {
         return false;
     };
     let Ok(entries) = fs::read_dir(folder.trim()) else {
@@ -227,8 +242,11 @@ fn has_prebuilt_core() -> bool {
 }
 
 fn has_rust_src() -> bool {
-    output(Toolchain::Nightly.rustc().args(["--print", "sysroot"]))
-        .is_ok_and(|root| Path::new(root.trim()).join("lib/rustlib/src/rust/library/core").is_dir())
+    output(Toolchain::Nightly.rustc().args(["--print", "sysroot"])).is_ok_and(|root| {
+        Path::new(root.trim())
+            .join("lib/rustlib/src/rust/library/core")
+            .is_dir()
+    })
 }
 
 /// The BPF target with this machine's byte order: maps are shared with user space as plain bytes.
@@ -248,7 +266,9 @@ struct Linker {
 impl Linker {
     fn find_or_install(llvm: u32) -> Result<Self> {
         let tools = tools_folder()?;
-        let ours = Self { folder: tools.join("bin") };
+        let ours = Self {
+            folder: tools.join("bin"),
+        };
         if ours.folder.join("bpf-linker").exists() && was_built_for(&tools, llvm) {
             return Ok(ours);
         }
@@ -270,7 +290,11 @@ impl Linker {
         run(clean(Command::new("cargo"))
             .args(["install", "bpf-linker", "--locked", "--force"])
             .args(["--version", BPF_LINKER_VERSION])
-            .args(["--no-default-features", "--features", &format!("llvm-{llvm}")])
+            .args([
+                "--no-default-features",
+                "--features",
+                &format!("llvm-{llvm}"),
+            ])
             .arg("--root")
             .arg(tools)
             .env("LLVM_PREFIX", &prefix)
@@ -283,14 +307,17 @@ fn tools_folder() -> Result<PathBuf> {
     let cache = env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)
         .or_else(|| env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))
-        .context("neither XDG_CACHE_HOME nor HOME is set: there is no folder for tools; set one of them")?;
+        .context(
+            "neither XDG_CACHE_HOME nor HOME is set: there is no folder for tools; set one of them",
+        )?;
     Ok(cache.join("warren/tools"))
 }
 
 /// cargo keeps the features of what it installed; they name the LLVM version.
 fn was_built_for(tools: &Path, llvm: u32) -> bool {
     fs::read_to_string(tools.join(".crates2.json")).is_ok_and(|installed| {
-        installed.contains(&format!("bpf-linker {BPF_LINKER_VERSION} ")) && installed.contains(&format!("\"llvm-{llvm}\""))
+        installed.contains(&format!("bpf-linker {BPF_LINKER_VERSION} "))
+            && installed.contains(&format!("\"llvm-{llvm}\""))
     })
 }
 
@@ -309,13 +336,22 @@ fn compile(workspace: &Path, toolchain: &Toolchain, linker: &Linker, log: bool) 
     say("building the eBPF programs");
     let target_folder = workspace.join("target/ebpf");
     let path = env::join_paths(
-        std::iter::once(linker.folder.clone()).chain(env::split_paths(&env::var_os("PATH").unwrap_or_default())),
+        std::iter::once(linker.folder.clone())
+            .chain(env::split_paths(&env::var_os("PATH").unwrap_or_default())),
     )
     .context("put bpf-linker on PATH")?;
 
     let mut cargo = toolchain.cargo();
     cargo
-        .args(["--release", "--quiet", "--target", target(), "--bin", BINARY, "--manifest-path"])
+        .args([
+            "--release",
+            "--quiet",
+            "--target",
+            target(),
+            "--bin",
+            BINARY,
+            "--manifest-path",
+        ])
         .arg(workspace.join("mesh-ebpf/Cargo.toml"))
         .env("CARGO_TARGET_DIR", &target_folder)
         // Debug information is what BTF is made from; --btf makes the linker write it.
@@ -330,7 +366,10 @@ fn compile(workspace: &Path, toolchain: &Toolchain, linker: &Linker, log: bool) 
 
 fn apt_get_install(packages: &[&str]) -> Result<()> {
     let list = packages.join(" ");
-    ensure!(Path::new("/usr/bin/apt-get").exists(), "install these packages by hand: {list}");
+    ensure!(
+        Path::new("/usr/bin/apt-get").exists(),
+        "install these packages by hand: {list}"
+    );
     say(&format!("installing {list} (apt-get)"));
     let mut install = Command::new("apt-get");
     install
@@ -341,7 +380,8 @@ fn apt_get_install(packages: &[&str]) -> Result<()> {
         return Ok(());
     }
     run(Command::new("apt-get").args(["update", "-qq"]))?;
-    run(&mut install).with_context(|| format!("install {list}; as root, run: apt-get install {list}"))
+    run(&mut install)
+        .with_context(|| format!("install {list}; as root, run: apt-get install {list}"))
 }
 
 /// The outer cargo and rustup leave variables behind that would choose *their* toolchain and flags for the inner build.
@@ -349,7 +389,9 @@ fn clean(mut command: Command) -> Command {
     for (name, _) in env::vars_os() {
         let keep = ["CARGO_HOME", "CARGO_NET_OFFLINE", "CARGO_HTTP_CAINFO"];
         let text = name.to_string_lossy();
-        let inherited = (text.starts_with("CARGO") && !text.starts_with("CARGO_REGISTR") && !text.starts_with("CARGO_SOURCE"))
+        let inherited = (text.starts_with("CARGO")
+            && !text.starts_with("CARGO_REGISTR")
+            && !text.starts_with("CARGO_SOURCE"))
             || text.starts_with("RUSTC")
             || text == "RUSTFLAGS"
             || text == "RUSTUP_TOOLCHAIN";
@@ -361,13 +403,17 @@ fn clean(mut command: Command) -> Command {
 }
 
 fn run(command: &mut Command) -> Result<()> {
-    let status = command.status().with_context(|| format!("start {command:?}"))?;
+    let status = command
+        .status()
+        .with_context(|| format!("start {command:?}"))?;
     ensure!(status.success(), "{command:?} failed: {status}");
     Ok(())
 }
 
 fn output(command: &mut Command) -> Result<String> {
-    let output = command.output().with_context(|| format!("start {command:?}"))?;
+    let output = command
+        .output()
+        .with_context(|| format!("start {command:?}"))?;
     ensure!(
         output.status.success(),
         "{command:?} failed: {}",

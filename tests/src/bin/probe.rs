@@ -1,0 +1,160 @@
+//! `warren-probe`: the applications of the stories, one mode each. See the module `probe` of this package.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use clap::{Args, Parser, Subcommand};
+use mesh_tests::probe::dial::{self, Way};
+use mesh_tests::probe::forge::Forgery;
+use mesh_tests::probe::load::{self, Amount};
+use mesh_tests::probe::serve::{self, Service};
+use mesh_tests::probe::session;
+
+#[derive(Parser)]
+#[command(name = "warren-probe", about = "The applications of the stories")]
+struct Arguments {
+    #[command(subcommand)]
+    mode: Mode,
+}
+
+#[derive(Subcommand)]
+enum Mode {
+    /// Serve, one behaviour per port.
+    Serve {
+        /// PORT=BEHAVIOUR or ADDRESS:PORT=BEHAVIOUR.
+        #[arg(required = true)]
+        services: Vec<Service>,
+    },
+    /// Dial once, say something, read to the end.
+    Dial {
+        #[command(flatten)]
+        target: Target,
+        /// What to say.
+        #[arg(long, default_value = "")]
+        send: String,
+    },
+    /// Dial once, then do what standard input says.
+    Session {
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Dial many times.
+    Load {
+        #[command(flatten)]
+        target: Target,
+        /// What to say.
+        #[arg(long, default_value = "hello")]
+        send: String,
+        /// Connections in all; 0 for as many as fit in the time.
+        #[arg(long, default_value_t = 0)]
+        connections: u64,
+        /// At the same time.
+        #[arg(long, default_value_t = 1)]
+        parallel: usize,
+    },
+    /// Send packets made by hand.
+    Forge {
+        /// The claimed source.
+        #[arg(long)]
+        source: SocketAddr,
+        /// The destination.
+        #[arg(long)]
+        to: SocketAddr,
+        /// UDP rather than TCP.
+        #[arg(long)]
+        udp: bool,
+        /// What they carry.
+        #[arg(long)]
+        payload: String,
+        /// Through a packet socket on this interface, rather than a raw one.
+        #[arg(long, requires = "hardware")]
+        interface: Option<String>,
+        /// Hardware address of the gateway, for a packet socket.
+        #[arg(long)]
+        hardware: Option<String>,
+        /// How many.
+        #[arg(long, default_value_t = 3)]
+        count: u32,
+    },
+}
+
+#[derive(Args)]
+struct Target {
+    /// Whom to dial.
+    #[arg(long)]
+    to: SocketAddr,
+    /// How: plain, nonblocking, fast-open, fast-open-connect, mptcp, device=NAME, source=ADDRESS, io-uring, mark=NUMBER.
+    #[arg(long, default_value = "plain")]
+    way: Way,
+    /// Patience with each step, in milliseconds; for `load`, the time in all.
+    #[arg(long, default_value_t = 5_000)]
+    millis: u64,
+}
+
+impl Target {
+    fn patience(&self) -> Duration {
+        Duration::from_millis(self.millis)
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "what a probe saw is its output")]
+fn main() -> Result<()> {
+    match Arguments::parse().mode {
+        Mode::Serve { services } => serve::serve(&services),
+        Mode::Dial { target, send } => {
+            let report = dial::dial(target.to, &target.way, send.as_bytes(), target.patience());
+            println!("{}", serde_json::to_string(&report)?);
+            Ok(())
+        }
+        Mode::Session { target } => session::run(target.to, &target.way, target.patience()),
+        Mode::Load {
+            target,
+            send,
+            connections,
+            parallel,
+        } => {
+            let amount = Amount {
+                connections,
+                parallel,
+                within: target.patience(),
+            };
+            let count = load::run(target.to, &target.way, &send, amount);
+            println!("{}", serde_json::to_string(&count)?);
+            Ok(())
+        }
+        Mode::Forge {
+            source,
+            to,
+            udp,
+            payload,
+            interface,
+            hardware,
+            count,
+        } => {
+            let forgery = Forgery {
+                source,
+                destination: to,
+                udp,
+                payload: payload.into_bytes(),
+            };
+            let hardware = hardware.as_deref().map(hardware_address).transpose()?;
+            for _ in 0..count {
+                match (&interface, hardware) {
+                    (Some(interface), Some(hardware)) => forgery.send_on(interface, hardware)?,
+                    _ => forgery.send_raw()?,
+                };
+            }
+            Ok(())
+        }
+    }
+}
+
+fn hardware_address(text: &str) -> Result<[u8; 6]> {
+    let mut bytes = [0; 6];
+    for (byte, digits) in bytes.iter_mut().zip(text.split(':')) {
+        *byte = u8::from_str_radix(digits, 16)
+            .with_context(|| format!("{text:?} is no hardware address"))?;
+    }
+    Ok(bytes)
+}

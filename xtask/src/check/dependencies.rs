@@ -1,0 +1,146 @@
+//! Who may depend on whom, and which crates nobody may use.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Result, bail};
+
+use super::metadata::Graph;
+
+/// What one package may use of ours, and what must not be anywhere below it.
+struct Rule {
+    package: &'static str,
+    may_use: &'static [&'static str],
+    never: &'static [&'static str],
+}
+
+const RULES: &[Rule] = &[
+    Rule {
+        package: "mesh-common",
+        may_use: &[],
+        never: &["libc", "tokio", "rustls"],
+    },
+    Rule {
+        package: "mesh-core",
+        may_use: &[],
+        // Decisions take data and the time, and return data: no I/O, no clock, no randomness, no cryptography.
+        never: &["aya", "libc", "nix", "rand", "rustls", "socket2", "tokio"],
+    },
+    Rule {
+        package: "mesh-kernel",
+        may_use: &["mesh-common", "mesh-core"],
+        never: &["rustls"],
+    },
+    Rule {
+        package: "mesh-identity",
+        may_use: &["mesh-core"],
+        never: &["aya", "tokio"],
+    },
+    Rule {
+        package: "mesh-proxy",
+        may_use: &["mesh-common", "mesh-core", "mesh-identity"],
+        never: &["aya", "rtnetlink"],
+    },
+    Rule {
+        package: "mesh-control",
+        may_use: &["mesh-core"],
+        never: &["aya", "rustls"],
+    },
+    Rule {
+        package: "mesh-userspace",
+        may_use: &[
+            "mesh-common",
+            "mesh-control",
+            "mesh-core",
+            "mesh-identity",
+            "mesh-kernel",
+            "mesh-proxy",
+        ],
+        never: &[],
+    },
+    // Tests drive the real binary and chores must build when nothing else does: neither sees the product's crates.
+    Rule {
+        package: "mesh-tests",
+        may_use: &[],
+        never: &["aya"],
+    },
+    Rule {
+        package: "xtask",
+        may_use: &[],
+        never: &["aya", "tokio"],
+    },
+];
+
+/// Only this package knows how programs are loaded.
+const KNOWS_AYA: &str = "mesh-kernel";
+
+/// A second TLS or cryptography stack, a C library where a Rust one is in use, or a crate that nobody keeps up.
+const BANNED: &[&str] = &[
+    "async-std",
+    "atty",
+    "backoff",
+    "bincode",
+    "instant",
+    "libyml",
+    "native-tls",
+    "openssl",
+    "openssl-sys",
+    "proc-macro-error",
+    "ring",
+    "rustls-pemfile",
+    "serde_yaml",
+    "serde_yml",
+    "yaml-rust",
+];
+
+pub(super) fn check() -> Result<()> {
+    let graph = Graph::load()?;
+    let members = graph.members();
+    let mut faults = Vec::new();
+
+    let ruled: BTreeSet<&str> = RULES.iter().map(|rule| rule.package).collect();
+    for member in members.difference(&ruled) {
+        faults.push(format!(
+            "{member} has no dependency rule; add one to xtask/src/check/dependencies.rs"
+        ));
+    }
+    for rule in RULES {
+        faults.extend(broken(rule, &graph, &members));
+    }
+    for member in &members {
+        let below = graph.closure(member);
+        for banned in BANNED.iter().filter(|name| below.contains(**name)) {
+            faults.push(format!(
+                "{member} pulls in {banned}; find the way with `cargo tree -i {banned}`"
+            ));
+        }
+    }
+    if !faults.is_empty() {
+        bail!("{}", faults.join("\n  "));
+    }
+    Ok(())
+}
+
+fn broken(rule: &Rule, graph: &Graph, members: &BTreeSet<&str>) -> Vec<String> {
+    let Rule {
+        package,
+        may_use,
+        never,
+    } = rule;
+    let mut faults = Vec::new();
+    let direct = graph.direct(package);
+    for used in direct.intersection(members) {
+        if !may_use.contains(used) {
+            faults.push(format!("{package} must not depend on {used}"));
+        }
+    }
+    if direct.contains("aya") && *package != KNOWS_AYA {
+        faults.push(format!(
+            "{package} must not know aya; only {KNOWS_AYA} does"
+        ));
+    }
+    let below = graph.closure(package);
+    for name in never.iter().filter(|name| below.contains(**name)) {
+        faults.push(format!("{package} must not have {name} anywhere below it"));
+    }
+    faults
+}

@@ -1,0 +1,53 @@
+//! Running other programs: what is run is printed, and a failure names the command.
+
+use std::fmt::Write as _;
+use std::process::{Command, Output, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+
+/// Runs a command with its output shown; an error when it fails.
+pub(crate) fn step(command: &mut Command) -> Result<()> {
+    let words = words(command);
+    eprintln!("$ {words}");
+    let status = command
+        .status()
+        .with_context(|| format!("start `{words}`"))?;
+    if !status.success() {
+        bail!("`{words}` failed: {status}");
+    }
+    Ok(())
+}
+
+/// Runs a command and gives its standard output; its standard error is shown. An error when it fails.
+pub(crate) fn read(command: &mut Command) -> Result<String> {
+    let words = words(command);
+    let Output { status, stdout, .. } = command
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("start `{words}`"))?;
+    if !status.success() {
+        bail!("`{words}` failed: {status}");
+    }
+    String::from_utf8(stdout).with_context(|| format!("`{words}` did not print UTF-8"))
+}
+
+/// Whether a program is on the path.
+pub(crate) fn is_installed(program: &str) -> bool {
+    let Some(path) = std::env::var_os("PATH") else {
+        return false;
+    };
+    // Administrators' tools live in folders that an ordinary user's path may lack.
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .any(|folder| folder.join(program).is_file())
+}
+
+/// The command as a person would type it.
+pub(crate) fn words(command: &Command) -> String {
+    let mut words = command.get_program().to_string_lossy().into_owned();
+    for argument in command.get_args() {
+        // Writing into a String cannot fail.
+        let _infallible = write!(words, " {}", argument.to_string_lossy());
+    }
+    words
+}

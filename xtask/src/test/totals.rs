@@ -1,0 +1,86 @@
+//! What came out of the tests, and the closing lines of cargo's test harness.
+
+/// Counts, with the names of what needs attention.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Totals {
+    pub(crate) passed: usize,
+    pub(crate) failed: Vec<String>,
+    pub(crate) skipped: Vec<String>,
+}
+
+impl Totals {
+    pub(crate) fn add(&mut self, other: Self) {
+        let Self {
+            passed,
+            failed,
+            skipped,
+        } = other;
+        self.passed += passed;
+        self.failed.extend(failed);
+        self.skipped.extend(skipped);
+    }
+
+    /// The last line of a run.
+    pub(crate) fn line(&self) -> String {
+        format!(
+            "{} passed, {} failed, {} skipped",
+            self.passed,
+            self.failed.len(),
+            self.skipped.len()
+        )
+    }
+
+    /// Takes in one line of the standard test harness.
+    pub(crate) fn read(&mut self, line: &str) {
+        if let Some(name) = line
+            .strip_prefix("test ")
+            .and_then(|rest| rest.strip_suffix(" ... FAILED"))
+        {
+            self.failed.push(name.to_owned());
+        } else if let Some(name) = line.strip_prefix("test ").and_then(|rest| {
+            let (name, outcome) = rest.split_once(" ... ")?;
+            outcome.starts_with("ignored").then_some(name)
+        }) {
+            self.skipped.push(format!("{name}: marked as ignored"));
+        } else if let Some(counts) = line.strip_prefix("test result: ") {
+            self.passed += count(counts, " passed");
+        }
+    }
+}
+
+/// The number before a word in `ok. 12 passed; 0 failed; …`.
+fn count(counts: &str, word: &str) -> usize {
+    counts
+        .split(['.', ';'])
+        .find_map(|part| part.trim().strip_suffix(word)?.trim().parse().ok())
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Totals;
+
+    #[test]
+    fn reads_the_closing_lines_of_the_harness() {
+        let mut totals = Totals::default();
+        for line in [
+            "running 3 tests",
+            "test route::splits ... ok",
+            "test route::refuses ... FAILED",
+            "test tunnel::bulk ... ignored, takes a minute",
+            "test result: FAILED. 12 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s",
+            "test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s",
+        ] {
+            totals.read(line);
+        }
+        assert_eq!(
+            totals,
+            Totals {
+                passed: 15,
+                failed: vec!["route::refuses".to_owned()],
+                skipped: vec!["tunnel::bulk: marked as ignored".to_owned()],
+            }
+        );
+        assert_eq!(totals.line(), "15 passed, 1 failed, 1 skipped");
+    }
+}
