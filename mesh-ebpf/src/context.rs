@@ -1,11 +1,12 @@
 //! The only place that touches contexts and raw helpers: one small type per kind of context.
 //!
-//! LLVM joins neighbouring accesses of a context into wider ones, which the verifier refuses ("invalid bpf_context
-//! access"). So every field is read and written with a volatile access of its own width, here and nowhere else.
-//! It must not decide anything.
+//! Every field of a context is read and written through [`field`], which knows what the verifier accepts. It must not
+//! decide anything.
 
+mod field;
 mod frame;
 mod operation;
+mod option_request;
 mod socket_address;
 
 use core::ffi::c_void;
@@ -14,10 +15,12 @@ use core::ptr;
 use aya_ebpf::bindings::BPF_SK_STORAGE_GET_F_CREATE;
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::helpers::generated as helper;
+use mesh_common::address::Address;
 use mesh_common::origin::Origin;
 
 pub use frame::{Assignment, DROP, Frame, NEXT, ethertype};
 pub use operation::Operation;
+pub use option_request::OptionRequest;
 pub use socket_address::SocketAddress;
 
 /// `AF_INET`.
@@ -131,38 +134,16 @@ pub fn add(value: *mut u64, difference: i64) {
     value.fetch_add(difference.cast_unsigned(), core::sync::atomic::Ordering::Relaxed);
 }
 
-/// One field of a context, with an access of exactly its width.
-///
-/// # Safety
-/// `field` points into a live context.
+/// An address as contexts hold it: four words.
 #[inline(always)]
-unsafe fn read<T: Copy>(field: *const T) -> T {
-    // SAFETY: by the caller.
-    unsafe { ptr::read_volatile(field) }
+fn from_words(words: [u32; 4]) -> Address {
+    // SAFETY: plain bytes of the same size.
+    unsafe { core::mem::transmute(words) }
 }
 
-/// The same for writing.
-///
-/// # Safety
-/// As for [`read`]; the field is writable in this kind of program.
+/// The same the other way round.
 #[inline(always)]
-unsafe fn write<T: Copy>(field: *mut T, value: T) {
-    // SAFETY: by the caller.
-    unsafe { ptr::write_volatile(field, value) }
-}
-
-/// An IPv6 address, read in the 4-byte pieces that contexts allow.
-///
-/// # Safety
-/// As for [`read`].
-#[inline(always)]
-unsafe fn read_ipv6(words: *const [u32; 4]) -> mesh_common::address::Address {
-    let first = words.cast::<u32>();
-    let mut address = [0; 16];
-    for index in 0..4 {
-        // SAFETY: by the caller; four words.
-        let word = unsafe { read(first.add(index)) }.to_ne_bytes();
-        address[index * 4..][..4].copy_from_slice(&word);
-    }
-    address
+fn to_words(address: &Address) -> [u32; 4] {
+    // SAFETY: plain bytes of the same size.
+    unsafe { core::mem::transmute(*address) }
 }

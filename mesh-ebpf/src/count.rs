@@ -82,7 +82,7 @@ fn blank(workload: u32, reason: Reason) -> Event {
 #[inline(always)]
 fn send(event: &Event) {
     let key = CounterKey { workload: event.workload, reason: event.reason };
-    if !has_share_left(&key, event.at) || EVENTS.output(event, 0).is_err() {
+    if !has_share_left(&key, event.at) || EVENTS.output_untyped::<Event>(event, 0).is_err() {
         // The counter of the reason itself is right; only the detail of this one is lost.
         add(event.workload, Reason::EventLost);
     }

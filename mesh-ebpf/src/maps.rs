@@ -8,7 +8,7 @@ use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruPerCpuHashMap, PerCpuHashMa
 use aya_ebpf::macros::btf_map;
 use mesh_common::address::Address;
 use mesh_common::counter::{CounterKey, MAX_COUNTERS};
-use mesh_common::event::{EVENTS_SIZE, Event};
+use mesh_common::event::EVENTS_SIZE;
 use mesh_common::guard::{EstablishedKey, Guard, MAX_ESTABLISHED};
 use mesh_common::inbound::{Inbound, InboundKey, ListenerKey, MAX_INBOUND, MAX_LISTENERS};
 use mesh_common::origin::{FlowKey, MAX_FLOWS, Origin};
@@ -56,8 +56,9 @@ pub static GUARDED: HashMap<u32, Guard, { MAX_WORKLOADS as usize }, LAZY> = Hash
 #[btf_map]
 pub static ESTABLISHED: HashMap<EstablishedKey, u64, { MAX_ESTABLISHED as usize }, LAZY> = HashMap::new();
 
+/// Of [`mesh_common::event::Event`]. A ring buffer has no value type for libbpf, and bpftool refuses one that is given.
 #[btf_map]
-pub static EVENTS: RingBuf<Event, { EVENTS_SIZE as usize }> = RingBuf::new();
+pub static EVENTS: RingBuf<(), { EVENTS_SIZE as usize }> = RingBuf::new();
 
 #[btf_map]
 pub static COUNTERS: PerCpuHashMap<CounterKey, u64, { MAX_COUNTERS as usize }, LAZY> = PerCpuHashMap::new();

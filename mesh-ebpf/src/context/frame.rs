@@ -1,6 +1,6 @@
 //! The context of tcx programs: a packet.
 
-use core::ptr::{self, addr_of};
+use core::ptr;
 
 use aya_ebpf::bindings::{__sk_buff, bpf_hdr_start_off};
 use aya_ebpf::helpers::generated as helper;
@@ -8,7 +8,7 @@ use aya_ebpf::programs::TcContext;
 use mesh_common::inbound::ListenerKey;
 use mesh_ebpf::packet::{Bytes, Packet, Unreadable, parse_ipv4, parse_ipv6};
 
-use super::read;
+use super::field::word;
 use crate::maps::LISTENERS;
 
 /// `TCX_NEXT`: let the next program decide, so that other people's programs on the device still run; and
@@ -57,21 +57,21 @@ impl<'a> Frame<'a> {
     #[inline(always)]
     pub fn interface(&self) -> u32 {
         // SAFETY: the context is live while the program runs; so for every access below.
-        unsafe { read(addr_of!((*self.raw).ifindex)) }
+        unsafe { word!(self.raw, __sk_buff, ifindex) }
     }
 
     /// The protocol that the kernel will hand the packet to: an Ethernet type, host byte order.
     #[inline(always)]
     pub fn ethertype(&self) -> u16 {
         // SAFETY: see `interface`.
-        u16::from_be(unsafe { read(addr_of!((*self.raw).protocol)) } as u16)
+        u16::from_be(unsafe { word!(self.raw, __sk_buff, protocol) } as u16)
     }
 
     /// Whether the packet carries a VLAN tag (the kernel took it off the bytes).
     #[inline(always)]
     pub fn is_tagged(&self) -> bool {
         // SAFETY: see `interface`.
-        unsafe { read(addr_of!((*self.raw).vlan_present)) != 0 }
+        unsafe { word!(self.raw, __sk_buff, vlan_present) != 0 }
     }
 
     /// cgroup id of the socket that sent the packet; 0 when there is none. It survives veth pairs and bridges within
@@ -83,28 +83,23 @@ impl<'a> Frame<'a> {
     }
 
     /// The packet's headers; `None` when it is neither IPv4 nor IPv6.
-    #[inline(always)]
-    pub fn packet(&self) -> Result<Option<Packet>, Unreadable> {
-        match self.ethertype() {
-            ethertype::IPV4 => self.with_linear_headers(parse_ipv4).map(Some),
-            ethertype::IPV6 => self.with_linear_headers(parse_ipv6).map(Some),
-            _ => Ok(None),
-        }
-    }
-
+    ///
     /// Headers are nearly always in the linear part of a packet, the only one that can be read relative to the
     /// network header; where they are not, they are pulled there and read again.
     #[inline(always)]
-    fn with_linear_headers(&self, parse: impl Fn(&Self) -> Result<Packet, Unreadable>) -> Result<Packet, Unreadable> {
-        let mut may_pull = true;
-        for _ in 0..2 {
-            if let Ok(packet) = parse(self) {
-                return Ok(packet);
+    pub fn packet(&self) -> Result<Option<Packet>, Unreadable> {
+        for attempt in 0..2 {
+            let packet = match self.ethertype() {
+                ethertype::IPV4 => parse_ipv4(self),
+                ethertype::IPV6 => parse_ipv6(self),
+                _ => return Ok(None),
+            };
+            if let Ok(packet) = packet {
+                return Ok(Some(packet));
             }
-            if !may_pull || !self.pull() {
+            if attempt == 1 || !self.pull() {
                 break;
             }
-            may_pull = false;
         }
         Err(Unreadable)
     }
@@ -113,7 +108,7 @@ impl<'a> Frame<'a> {
     fn pull(&self) -> bool {
         // SAFETY: see `interface`; a helper that takes this context.
         unsafe {
-            let length = read(addr_of!((*self.raw).len)).min(HEADERS);
+            let length = word!(self.raw, __sk_buff, len).min(HEADERS);
             helper::bpf_skb_pull_data(self.raw, length) == 0
         }
     }

@@ -1,13 +1,12 @@
 //! The context of sockops programs: something happened to a TCP connection.
 
-use core::ptr::addr_of;
-
 use aya_ebpf::bindings::{BPF_SOCK_OPS_STATE_CB_FLAG, bpf_sock_ops};
 use aya_ebpf::helpers::generated as helper;
 use aya_ebpf::programs::SockOpsContext;
 use mesh_common::address::{Address, v4_mapped};
 
-use super::{INET, INET6, Socket, read, read_ipv6};
+use super::field::{pointer, word};
+use super::{INET, INET6, Socket, from_words};
 
 /// An operation on a connection.
 pub struct Operation<'a> {
@@ -26,20 +25,20 @@ impl<'a> Operation<'a> {
     #[inline(always)]
     pub fn kind(&self) -> u32 {
         // SAFETY: the context is live while the program runs; so for every access below.
-        unsafe { read(addr_of!((*self.raw).op)) }
+        unsafe { word!(self.raw, bpf_sock_ops, op) }
     }
 
     /// The state that the connection goes to, in a state callback.
     #[inline(always)]
     pub fn next_state(&self) -> u32 {
         // SAFETY: see `kind`.
-        unsafe { read(addr_of!((*self.raw).__bindgen_anon_1.args).cast::<u32>().add(1)) }
+        unsafe { word!(self.raw, bpf_sock_ops, __bindgen_anon_1 + 4) }
     }
 
     #[inline(always)]
     pub fn socket(&self) -> Option<Socket> {
         // SAFETY: see `kind`.
-        Socket::new(unsafe { read(addr_of!((*self.raw).__bindgen_anon_2.sk)) })
+        Socket::new(unsafe { pointer!(self.raw, bpf_sock_ops, __bindgen_anon_2) })
     }
 
     /// Cookie of the socket's network namespace.
@@ -57,12 +56,25 @@ impl<'a> Operation<'a> {
         const V6: u32 = INET6 as u32;
         // SAFETY: see `kind`.
         unsafe {
-            match read(addr_of!((*self.raw).family)) {
+            match word!(self.raw, bpf_sock_ops, family) {
                 V4 => Some((
-                    v4_mapped(read(addr_of!((*self.raw).local_ip4)).to_ne_bytes()),
-                    v4_mapped(read(addr_of!((*self.raw).remote_ip4)).to_ne_bytes()),
+                    v4_mapped(word!(self.raw, bpf_sock_ops, local_ip4).to_ne_bytes()),
+                    v4_mapped(word!(self.raw, bpf_sock_ops, remote_ip4).to_ne_bytes()),
                 )),
-                V6 => Some((read_ipv6(addr_of!((*self.raw).local_ip6)), read_ipv6(addr_of!((*self.raw).remote_ip6)))),
+                V6 => Some((
+                    from_words([
+                        word!(self.raw, bpf_sock_ops, local_ip6),
+                        word!(self.raw, bpf_sock_ops, local_ip6 + 4),
+                        word!(self.raw, bpf_sock_ops, local_ip6 + 8),
+                        word!(self.raw, bpf_sock_ops, local_ip6 + 12),
+                    ]),
+                    from_words([
+                        word!(self.raw, bpf_sock_ops, remote_ip6),
+                        word!(self.raw, bpf_sock_ops, remote_ip6 + 4),
+                        word!(self.raw, bpf_sock_ops, remote_ip6 + 8),
+                        word!(self.raw, bpf_sock_ops, remote_ip6 + 12),
+                    ]),
+                )),
                 _ => None,
             }
         }
@@ -72,14 +84,14 @@ impl<'a> Operation<'a> {
     #[inline(always)]
     pub fn local_port(&self) -> u16 {
         // SAFETY: see `kind`.
-        unsafe { read(addr_of!((*self.raw).local_port)) as u16 }
+        unsafe { word!(self.raw, bpf_sock_ops, local_port) as u16 }
     }
 
     /// The remote port, host byte order. The kernel keeps it in network byte order, as the upper half of a word.
     #[inline(always)]
     pub fn remote_port(&self) -> u16 {
         // SAFETY: see `kind`.
-        u32::from_be(unsafe { read(addr_of!((*self.raw).remote_port)) }) as u16
+        u32::from_be(unsafe { word!(self.raw, bpf_sock_ops, remote_port) }) as u16
     }
 
     /// Asks for a callback at every change of the connection's state, besides what others asked for.
@@ -87,7 +99,7 @@ impl<'a> Operation<'a> {
     pub fn watch_state(&self) -> bool {
         // SAFETY: see `kind`; a helper that takes this context.
         unsafe {
-            let flags = read(addr_of!((*self.raw).bpf_sock_ops_cb_flags)) | BPF_SOCK_OPS_STATE_CB_FLAG;
+            let flags = word!(self.raw, bpf_sock_ops, bpf_sock_ops_cb_flags) | BPF_SOCK_OPS_STATE_CB_FLAG;
             helper::bpf_sock_ops_cb_flags_set(self.raw, flags.cast_signed()) == 0
         }
     }
