@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest;
 use mesh_core::identity::TrustDomain;
@@ -31,6 +31,8 @@ pub struct Root {
     fingerprint: String,
     not_before: SystemTime,
     not_after: SystemTime,
+    /// How many intermediates may stand between it and a workload's certificate.
+    path_length: Option<usize>,
 }
 
 impl Root {
@@ -58,6 +60,7 @@ impl Root {
             fingerprint: svid::hex(digest::digest(&digest::SHA256, &der).as_ref()),
             not_before: svid::system_time(certificate.validity().not_before.timestamp()),
             not_after: svid::system_time(certificate.validity().not_after.timestamp()),
+            path_length: svid::path_length(&certificate),
             der,
         })
     }
@@ -151,15 +154,31 @@ impl TrustBundle {
         &self.0.anchors
     }
 
-    /// Whether the root behind an anchor of this bundle is within its validity, which path validation does not ask.
-    pub(crate) fn is_valid_at(&self, anchor: &TrustAnchor<'_>, now: UnixTime) -> bool {
-        let now = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(now.as_secs());
-        self.0
-            .anchors
-            .iter()
-            .zip(&self.0.roots)
-            .filter(|(candidate, _)| *candidate == anchor)
-            .any(|(_, root)| (root.not_before..=root.not_after).contains(&now))
+    /// What path validation does not ask of a trust anchor: whether the root behind it is within its validity, and lets
+    /// as many intermediates stand below it. An error is the rest of a sentence about the root.
+    pub(crate) fn check_root(
+        &self,
+        anchor: &TrustAnchor<'_>,
+        intermediates: usize,
+        now: UnixTime,
+    ) -> Result<(), &'static str> {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(now.as_secs());
+        // Several when a root was renewed with its key; one that allows the path is enough.
+        let roots = || {
+            self.0
+                .anchors
+                .iter()
+                .zip(&self.0.roots)
+                .filter(|(candidate, _)| *candidate == anchor)
+                .map(|(_, root)| root)
+        };
+        if !roots().any(|root| (root.not_before..=root.not_after).contains(&now)) {
+            return Err("is a root outside of its own validity");
+        }
+        if !roots().any(|root| root.path_length.is_none_or(|most| intermediates <= most)) {
+            return Err("is a root that allows fewer certificates below it");
+        }
+        Ok(())
     }
 }
 

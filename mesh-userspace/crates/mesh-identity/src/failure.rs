@@ -65,11 +65,11 @@ fn explain_alert(alert: AlertDescription) -> Failure {
         | AlertDescription::UnsupportedCertificate
         | AlertDescription::CertificateRevoked
         | AlertDescription::CertificateExpired
-        | AlertDescription::UnknownCA
-        | AlertDescription::AccessDenied => "the peer refused our certificate",
+        | AlertDescription::UnknownCA => "the peer refused our certificate",
         AlertDescription::CertificateRequired => "the peer requires a certificate, and got none",
-        AlertDescription::UnrecognisedName => {
-            "the peer has no certificate for the expected identity"
+        // What a server of several certificates answers to a name that is none of theirs.
+        AlertDescription::AccessDenied | AlertDescription::UnrecognisedName => {
+            "the peer has no certificate of the expected identity"
         }
         AlertDescription::NoApplicationProtocol => {
             return protocol("the peer does not speak warren/1".to_owned());

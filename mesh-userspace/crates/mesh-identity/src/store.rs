@@ -103,7 +103,7 @@ impl Store {
             .min()
     }
 
-    /// Whether something is to be done now.
+    /// Whether something is to be done now. Refresh as well whenever [`Authority::reload`] found something.
     pub fn due(&self, now: SystemTime) -> bool {
         self.pending || self.wanted.values().any(|held| held.is_due(now))
     }

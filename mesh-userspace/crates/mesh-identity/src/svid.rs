@@ -333,8 +333,8 @@ fn verify_chain(
         })
 }
 
-/// What path validation leaves open: a root's own validity, and that each intermediate may sign and stays within the
-/// trust domain.
+/// What path validation leaves open: the root's own limits, and that each intermediate may sign and stays within the trust
+/// domain.
 fn check_path(
     bundle: &TrustBundle,
     path: &VerifiedPath<'_>,
@@ -347,8 +347,9 @@ fn check_path(
             why,
         })
     };
-    if !bundle.is_valid_at(path.anchor(), now) {
-        return refuse("is a root outside of its own validity");
+    let intermediates = path.intermediate_certificates().count();
+    if let Err(why) = bundle.check_root(path.anchor(), intermediates, now) {
+        return refuse(why);
     }
     for intermediate in path.intermediate_certificates() {
         let der = intermediate.der();
@@ -369,6 +370,12 @@ pub(crate) fn may_sign(certificate: &X509Certificate<'_>) -> Result<bool, SvidEr
         .key_usage()
         .map_err(unreadable)?
         .is_some_and(|usage| usage.value.key_cert_sign()))
+}
+
+/// The path length constraint of a certificate authority.
+pub(crate) fn path_length(certificate: &X509Certificate<'_>) -> Option<usize> {
+    let constraints = certificate.basic_constraints().ok().flatten()?;
+    usize::try_from(constraints.value.path_len_constraint?).ok()
 }
 
 /// A signing certificate may carry its trust domain as its own SPIFFE ID (X509-SVID §4.1); if it does, it binds.

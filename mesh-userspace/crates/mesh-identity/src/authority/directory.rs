@@ -256,10 +256,10 @@ impl Directory {
                 "it does not hold a P-256 private key (PKCS #8, PEM)".to_owned(),
             )
         };
-        let mut der = PrivatePkcs8KeyDer::from_pem_slice(&pem).map_err(|_| unusable())?;
+        let mut der = PrivatePkcs8KeyDer::from_pem_slice(&pem).map_err(|_quotes| unusable())?;
         let key = KeyPair::from_pkcs8_der_and_sign_algo(&der, &PKCS_ECDSA_P256_SHA256);
         der.zeroize();
-        key.map(|key| Some(Key(key))).map_err(|_| unusable())
+        key.map(|key| Some(Key(key))).map_err(|_quotes| unusable())
     }
 
     /// A root names its trust domain as its own SPIFFE ID.

@@ -123,16 +123,15 @@ impl Signer {
 
     /// Never longer than the root's own: path validation does not compare the two.
     fn validity(&self, lifetime: Duration, now: SystemTime) -> (SystemTime, SystemTime) {
-        let not_before = now
-            .checked_sub(BACK_DATED)
-            .map_or(self.root.not_before(), |moment| {
-                moment.max(self.root.not_before())
-            });
+        let root = &self.root;
+        let not_before = now.checked_sub(BACK_DATED).unwrap_or(now);
         let not_after = now
             .checked_add(lifetime)
-            .map_or(self.root.not_after(), |moment| {
-                moment.min(self.root.not_after())
-            });
+            .unwrap_or_else(|| root.not_after());
+        let (not_before, not_after) = (
+            not_before.max(root.not_before()),
+            not_after.min(root.not_after()),
+        );
         (not_before, not_after)
     }
 }
