@@ -1,4 +1,5 @@
 //! Renewing certificates and replacing the root, with handshakes between nodes that have seen it and nodes that have not.
+#![expect(clippy::unwrap_used, reason = "a test's helpers fail as the test does")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! What the TLS configurations offer and refuse, besides certificates.
+#![expect(clippy::unwrap_used, reason = "a test's helpers fail as the test does")]
 
 mod support;
 

@@ -191,9 +191,16 @@ impl Directory {
             return Ok(Err(pair.key));
         };
         self.check_trust_domain(&certificate, pair.certificate, trust_domain)?;
+        let damaged = |why| self.damaged(pair.certificate, why);
+        if !certifies(&certificate, &key).map_err(damaged)? {
+            return Err(damaged(format!(
+                "it is not the certificate of the private key in {}",
+                pair.key
+            )));
+        }
         Signer::join(certificate, key, trust_domain)
             .map(Ok)
-            .map_err(|why| self.damaged(pair.certificate, why))
+            .map_err(damaged)
     }
 
     /// The bundle; made again from the signer when an interrupted creation left none.
