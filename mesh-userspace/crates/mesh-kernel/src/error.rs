@@ -1,6 +1,7 @@
 //! What can go wrong at the kernel's edge.
 
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use mesh_core::workload::WorkloadId;
@@ -15,6 +16,14 @@ pub enum KernelError {
     /// The kernel refused to load the object.
     #[error("load the eBPF object; `warren check` names the kernel features that are missing")]
     Load(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A pinned map is not as this build would make it.
+    #[error("pinned map {map} at {} has another shape; run `warren uninstall`, then start again", path.display())]
+    OtherShape {
+        /// The map.
+        map: &'static str,
+        /// Its pin.
+        path: PathBuf,
+    },
     /// A system call of bpf(2), on a program, link or map.
     #[error("{operation} {object}")]
     Bpf {
@@ -81,6 +90,22 @@ pub enum KernelError {
         interface: String,
         /// Its kind.
         kind: String,
+    },
+    /// A host service's address that the node does not have.
+    #[error("{address} of workload {id} is not an address of this node; give the node's own")]
+    ForeignAddress {
+        /// The workload.
+        id: WorkloadId,
+        /// The address.
+        address: IpAddr,
+    },
+    /// A host service's cgroup that the programs cannot look up.
+    #[error("cgroup {} is {depth} levels deep; at most 31 are supported", path.display())]
+    TooDeep {
+        /// The cgroup.
+        path: PathBuf,
+        /// How deep it is.
+        depth: u32,
     },
     /// It is the node's own namespace.
     #[error("workload {id} is in the node's own network namespace; enrol it by its cgroup instead")]

@@ -5,10 +5,15 @@
 //!
 //! **Blocking.** Everything here is a handful of system calls and returns within milliseconds, so that it may be called
 //! on a current-thread runtime. The longest are [`Kernel::open`] (loads and verifies the programs, some 100 ms, once),
-//! [`Kernel::enrol`] (some ms), [`Kernel::verify`] and [`Kernel::maintain`] (proportional to the number of workloads),
-//! and [`uninstall`]. Work inside a workload's namespace is done by a thread of its own, never on the caller's.
+//! [`Kernel::enrol`] and [`Kernel::release`] (some ms), [`Kernel::verify`], [`Kernel::maintain`] and
+//! [`Kernel::vanished`] (proportional to the number of workloads and processes), [`probe`] and [`uninstall`]. Work inside
+//! a workload's namespace is done by a thread of its own, never on the caller's; the caller waits for it.
 //!
 //! **Failing.** Every error leaves the workload as it was before, or closed. Nothing is half enrolled.
+//!
+//! Reading order: `object`, `pin`, `bpf`, `link`, `load` and `maps` (from bytes to attached programs), `namespace`,
+//! `netlink`, `sysctls`, `established`, `sockets` (work inside namespaces), `register` and `workload` (what is known),
+//! then the life of a workload: `kernel`, `enrol`, `host`, `capture`, `watchdog`, `maintain`, `uninstall`.
 
 pub use crate::error::KernelError;
 pub use crate::events::EventStream;
@@ -19,10 +24,30 @@ pub use crate::uninstall::uninstall;
 pub use mesh_common::counter::{Reason, Verdict};
 pub use mesh_common::workload::Class;
 
+mod address;
+mod bpf;
+mod capture;
+pub mod cgroup;
+mod enrol;
 mod error;
+mod established;
 mod events;
+mod host;
 mod kernel;
+mod link;
+mod load;
+mod maintain;
+mod maps;
 pub mod namespace;
+mod netlink;
+mod object;
+mod pin;
 mod probe;
+mod register;
+mod sockets;
+mod sysctls;
 mod types;
+mod undo;
 mod uninstall;
+mod watchdog;
+mod workload;
