@@ -57,6 +57,8 @@ pub fn client_config(
     config.alpn_protocols = vec![ALPN_WARREN_1.to_vec()];
     config.resumption = Resumption::disabled();
     config.enable_early_data = false;
+    // Tunnels take the traffic keys over after the handshake, and encrypt in place.
+    config.enable_secret_extraction = true;
     Ok(Arc::new(config))
 }
 
@@ -94,6 +96,7 @@ pub fn server_config(
     config.send_tls13_tickets = 0;
     config.max_tls13_tickets = 0;
     config.max_early_data_size = 0;
+    config.enable_secret_extraction = true;
     Ok(Arc::new(config))
 }
 
