@@ -57,3 +57,12 @@ pub mod map {
     /// PERCPU_HASH: [`crate::counter::CounterKey`] → u64.
     pub const COUNTERS: &str = "COUNTERS";
 }
+
+/// Constants of the programs that the loader sets to 0 (u8) where the kernel lacks a helper; the calls are then never
+/// verified. Their default is 1.
+pub mod global {
+    /// `bpf_set_retval` in connect hooks: refused dials fail with `ECONNREFUSED` rather than `EPERM`.
+    pub const HAS_SET_RETVAL: &str = "HAS_SET_RETVAL";
+    /// `bpf_skc_to_mptcp_sock` (5.19): MPTCP applications are shown the peer that they dialled.
+    pub const HAS_MULTIPATH: &str = "HAS_MULTIPATH";
+}

@@ -155,6 +155,9 @@ fn class_of(destination: &Address) -> Option<u32> {
 fn forget(call: &SocketAddress<'_>, workload: &Workload) -> Result<(), Refusal> {
     let socket = call.socket().ok_or(Refusal { workload: workload.id, reason: Reason::DialUnreadable })?;
     socket.forget_origin(&DIALLED);
+    if let Some(whole) = socket.multipath() {
+        whole.forget_origin(&DIALLED);
+    }
     Ok(())
 }
 
@@ -165,8 +168,14 @@ fn redirect(call: &SocketAddress<'_>, dial: &Dial, workload: &Workload, listener
         return Err(refuse(Reason::FlowQuota));
     }
     let socket = call.socket().ok_or_else(|| refuse(Reason::DialUnreadable))?;
-    if !socket.set_origin(&DIALLED, &mut origin(call, dial, workload, listener)) {
+    let mut origin = origin(call, dial, workload, listener);
+    if !socket.set_origin(&DIALLED, &mut origin) {
         return Err(refuse(Reason::NoSocketStorage));
+    }
+    // An MPTCP dial comes here as its first subflow, and sockops see that same socket; `getpeername()` comes as the
+    // socket of the whole (measured on 6.18). It needs its own copy, and is only told less if there is no memory for it.
+    if let Some(whole) = socket.multipath() {
+        whole.set_origin(&DIALLED, &mut origin);
     }
     if dial.family == INET {
         call.replace4(&listener.address, listener.port);

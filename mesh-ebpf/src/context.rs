@@ -28,6 +28,11 @@ pub const INET: u16 = 2;
 /// `AF_INET6`.
 pub const INET6: u16 = 10;
 
+/// Whether the kernel has `bpf_skc_to_mptcp_sock` (5.19). The loader clears it where it is missing, and the verifier then
+/// never looks at the call. Without it an MPTCP application is captured all the same, but shown the listener as its peer.
+#[unsafe(no_mangle)]
+static HAS_MULTIPATH: u8 = 1;
+
 /// A kernel socket, as helpers take it. Never null.
 #[derive(Clone, Copy)]
 pub struct Socket(ptr::NonNull<c_void>);
@@ -37,6 +42,17 @@ impl Socket {
     #[inline(always)]
     pub fn new<T>(socket: *mut T) -> Option<Self> {
         ptr::NonNull::new(socket.cast()).map(Self)
+    }
+
+    /// The socket that the application holds, when this one is a subflow of an MPTCP connection.
+    #[inline(always)]
+    pub fn multipath(self) -> Option<Self> {
+        // SAFETY: a plain static; volatile because the loader replaces its value.
+        if unsafe { ptr::read_volatile(&raw const HAS_MULTIPATH) } == 0 {
+            return None;
+        }
+        // SAFETY: a helper that checks what it is given.
+        Self::new(unsafe { helper::bpf_skc_to_mptcp_sock(self.0.as_ptr()) })
     }
 
     /// The origin that `map` holds for this socket.

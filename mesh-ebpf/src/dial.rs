@@ -8,7 +8,7 @@ use mesh_common::workload::{Class, Workload};
 const STREAM: u32 = 1;
 /// `IPPROTO_TCP`.
 const TCP: u32 = 6;
-/// `IPPROTO_MPTCP`. Linux calls the hooks for the first subflow, whose protocol is TCP, but says so nowhere.
+/// `IPPROTO_MPTCP`. On 6.18 the hooks see the first subflow, whose protocol is TCP, but no kernel promises that.
 const MULTIPATH_TCP: u32 = 262;
 
 /// Whether a socket of this type and protocol is one that the mesh carries.
