@@ -57,7 +57,7 @@ impl Capture {
             ])
             .args([&file])
             .namespace(namespace.name())
-            .cgroup(cluster.outside()?.path())
+            .cgroup(cluster.outside().path())
             .log(&log)
             .start()?;
         until("tcpdump captures", Duration::from_secs(10), || {

@@ -13,6 +13,7 @@ pub mod configuration;
 pub mod node;
 pub mod observe;
 pub mod place;
+pub mod shop;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -44,6 +45,7 @@ pub struct Cluster {
     nodes: BTreeMap<String, Arc<Node>>,
     configuration: Configuration,
     // Dropped in this order: processes end first, then what they were in.
+    outside: Arc<Cgroup>,
     cgroup: Arc<Cgroup>,
     wire: Wire,
 }
@@ -62,6 +64,7 @@ impl Cluster {
             name,
             folder,
             nodes: BTreeMap::new(),
+            outside: Arc::new(cgroup.child("outside")?),
             cgroup,
             wire,
         })
@@ -83,8 +86,8 @@ impl Cluster {
     }
 
     /// The cgroup of programs that are in no node's capture root.
-    pub fn outside(&self) -> Result<Arc<Cgroup>> {
-        Ok(Arc::new(self.cgroup.child("outside")?))
+    pub fn outside(&self) -> &Arc<Cgroup> {
+        &self.outside
     }
 
     /// The wire's namespace.

@@ -35,7 +35,7 @@ impl Wire {
         namespace.sysctl("net/ipv4/ip_forward", "1")?;
         namespace.sysctl("net/ipv6/conf/all/forwarding", "1")?;
         self.namespace.ip(&format!(
-            "link add {name} type veth peer name eth0 netns {}\nlink set {name} master wire up",
+            "link add to-{name} type veth peer name eth0 netns {}\nlink set to-{name} master wire up",
             namespace.name()
         ))?;
         let mut commands = format!(

@@ -168,7 +168,7 @@ impl Behaviour {
         match self {
             Self::Echo => echo(stream, seen),
             Self::Greet(text) => {
-                writeln!(stream, "{text}")?;
+                stream.write_all(format!("{text}\n").as_bytes())?;
                 echo(stream, seen)
             }
             Self::Name(text) => {
@@ -235,7 +235,7 @@ fn sink(mut stream: TcpStream, pattern: &Pattern, seen: &mut Seen) -> io::Result
         seen.bytes += count as u64;
         seen.intact = Some(intact);
     }
-    writeln!(stream, "{} {intact}", seen.bytes)?;
+    stream.write_all(format!("{} {intact}\n", seen.bytes).as_bytes())?;
     stream.shutdown(Shutdown::Write)
 }
 

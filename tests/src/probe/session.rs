@@ -91,7 +91,7 @@ impl Session {
     ) -> io::Result<()> {
         match word {
             // Sends a line of text.
-            "say" => writeln!(self.stream, "{value}"),
+            "say" => self.stream.write_all(format!("{value}\n").as_bytes()),
             // Receives text up to and with a line feed.
             "line" => self.line(patience_or(value, patience), answer),
             // Sends so many bytes of the pattern; stops early when the other end does not read for so long.
