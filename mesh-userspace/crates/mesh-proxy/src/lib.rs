@@ -12,3 +12,6 @@
 
 pub mod confine;
 pub mod link;
+pub mod tls;
+pub mod tunnel;
+pub mod wire;

@@ -1,0 +1,509 @@
+//! The streams of one tunnel, and everything that must be said about them to the peer.
+
+use std::collections::VecDeque;
+use std::io;
+use std::rc::Rc;
+use std::time::Instant;
+
+use foldhash::{HashMap, HashMapExt};
+use futures_util::future::{AbortHandle, Abortable, Aborted, LocalBoxFuture};
+use futures_util::stream::FuturesUnordered;
+use mesh_core::outcome::Reason;
+use tokio::sync::oneshot;
+
+use super::app::{self, App};
+use super::credit::{Credit, Spare, Window};
+use super::error::TunnelError;
+use super::handle::Shared;
+use super::mailbox::{Command, Mailbox, NewStream};
+use super::ready::{Entry, ReadyQueue};
+use super::stream::{End, Side, State};
+use super::{Accepted, Limits, OpenError};
+use crate::wire::{self, Frame, Refusal, RefusalCode, ResetCode};
+
+/// What must be said besides application bytes, while the peer does not read. A peer that lets more pile up only wants
+/// to make us keep it.
+const MAX_CONTROL: usize = 256 * 1024;
+
+/// Asks the inbound story.
+pub(super) type Acceptor =
+    Box<dyn Fn(wire::Open) -> LocalBoxFuture<'static, Result<Accepted, Refusal>>>;
+
+type Answer = (u32, Result<Result<Accepted, Refusal>, Aborted>);
+
+/// The streams of one tunnel.
+pub(super) struct Streams {
+    pub(super) side: Side,
+    pub(super) limits: Limits,
+    pub(super) mailbox: Rc<Mailbox>,
+    pub(super) table: HashMap<u32, Stream>,
+    pub(super) ready: ReadyQueue,
+    /// Streams that have something to read, but there was no room for it.
+    pub(super) waiting: Vec<u32>,
+    /// Frames that are to be sent before any other. Whole ones.
+    pub(super) control: Vec<u8>,
+    pub(super) spare: Spare,
+    /// Bytes of DATA for closed streams that may still be under way.
+    pub(super) late: u64,
+    /// The highest stream number so far.
+    pub(super) highest: u32,
+    pub(super) acceptor: Option<Acceptor>,
+    pub(super) accepting: FuturesUnordered<LocalBoxFuture<'static, Answer>>,
+}
+
+/// One stream.
+pub(super) struct Stream {
+    pub(super) state: State,
+    pub(super) credit: Credit,
+    pub(super) window: Window,
+    pub(super) shared: Rc<Shared>,
+    pub(super) entry: Entry,
+    /// The application. `None` while the inbound story connects to it.
+    pub(super) app: Option<App>,
+    pub(super) opening: Opening,
+    /// The last read filled its room: the next may be larger.
+    pub(super) eager: bool,
+    /// It is in the list of those that wait for room.
+    pub(super) waits: bool,
+    /// Our application was told that nothing more will come.
+    pub(super) told: bool,
+    pub(super) detail: Option<String>,
+}
+
+/// What is needed until a stream is accepted.
+pub(super) enum Opening {
+    /// We dialled, and wait for the answer. What was sent is kept, to be able to send it elsewhere.
+    Offered {
+        kept: Vec<u8>,
+        answer: oneshot::Sender<Result<(), OpenError>>,
+    },
+    /// We accept, and the inbound story is at work. What arrives meanwhile waits.
+    Awaited {
+        story: AbortHandle,
+        pending: VecDeque<u8>,
+    },
+    /// It was accepted.
+    Done,
+}
+
+impl Stream {
+    fn new(shared: Rc<Shared>, entry: Entry, app: Option<App>, opening: Opening) -> Self {
+        Self {
+            state: State::Opening,
+            credit: Credit::default(),
+            window: Window::new(Instant::now()),
+            shared,
+            entry,
+            app,
+            opening,
+            eager: false,
+            waits: false,
+            told: false,
+            detail: None,
+        }
+    }
+
+    fn has_pending(&self) -> bool {
+        match &self.opening {
+            Opening::Awaited { pending, .. } => !pending.is_empty(),
+            _ => self.app.as_ref().is_some_and(App::has_pending),
+        }
+    }
+
+    /// Takes bytes for the application. Returns how many of them it has taken at once.
+    pub(super) fn hand_over(&mut self, slices: &[&[u8]]) -> io::Result<usize> {
+        match (&mut self.opening, &mut self.app) {
+            (Opening::Awaited { pending, .. }, _) => {
+                for slice in slices {
+                    pending.extend(*slice);
+                }
+                Ok(0)
+            }
+            (_, Some(app)) => app.write(slices, &self.entry),
+            (_, None) => Ok(0),
+        }
+    }
+
+    /// The application broke its connection.
+    pub(super) fn broke(&mut self, error: &io::Error) {
+        self.state.local_reset();
+        if error.kind() != io::ErrorKind::ConnectionReset {
+            self.detail
+                .get_or_insert_with(|| format!("the application's connection broke: {error}"));
+        }
+    }
+
+    /// Bytes that our application sent.
+    pub(super) fn count_local(&self, side: Side, bytes: usize) {
+        match side {
+            Side::Dialling => self.shared.add_sent(bytes),
+            Side::Accepting => self.shared.add_received(bytes),
+        }
+    }
+
+    /// Bytes that our application took.
+    pub(super) fn count_remote(&self, side: Side, bytes: usize) {
+        match side {
+            Side::Dialling => self.shared.add_received(bytes),
+            Side::Accepting => self.shared.add_sent(bytes),
+        }
+    }
+
+    /// Tells our application, once it has everything, that nothing more will come.
+    pub(super) fn tell_finished(&mut self, side: Side) {
+        if self.told || !self.state.is_remote_finished(side) || self.has_pending() {
+            return;
+        }
+        if let Some(app) = &mut self.app {
+            self.told = true;
+            if let Err(error) = app.finish() {
+                self.broke(&error);
+            }
+        }
+    }
+
+    /// Whether nothing is left to do.
+    fn is_done(&self) -> bool {
+        match self.state.ended() {
+            None => false,
+            Some(End::Finished) => self.told,
+            Some(_) => true,
+        }
+    }
+}
+
+impl Streams {
+    pub(super) fn new(
+        side: Side,
+        limits: Limits,
+        mailbox: Rc<Mailbox>,
+        acceptor: Option<Acceptor>,
+    ) -> Self {
+        Self {
+            side,
+            limits,
+            mailbox,
+            table: HashMap::new(),
+            ready: ReadyQueue::default(),
+            waiting: Vec::new(),
+            control: Vec::new(),
+            spare: Spare::default(),
+            late: 0,
+            highest: 0,
+            acceptor,
+            accepting: FuturesUnordered::new(),
+        }
+    }
+
+    /// Says something to the peer.
+    pub(super) fn say(&mut self, frame: &Frame<'_>) -> Result<(), TunnelError> {
+        if self.control.len() > MAX_CONTROL {
+            return Err(TunnelError::Flood(
+                "it asks for more answers than it reads",
+            ));
+        }
+        frame.encode(&mut self.control);
+        Ok(())
+    }
+
+    /// Carries a command out.
+    pub(super) fn obey(&mut self, command: Command) -> Result<(), TunnelError> {
+        match command {
+            Command::Open(new) => {
+                self.open(*new)?;
+                self.mailbox.set_load(self.table.len());
+                Ok(())
+            }
+            Command::GiveUp { stream } => self.give_up(stream),
+            Command::Cut { stream, reason } => {
+                if let Some(entry) = self.table.get_mut(&stream) {
+                    entry.state.cut(reason);
+                }
+                self.settle(stream)
+            }
+            Command::CutAll(reason) => Err(TunnelError::Cut(reason)),
+            Command::Retire => {
+                // The side that dialled just opens no more.
+                match self.side {
+                    Side::Accepting => self.say(&Frame::Drain),
+                    Side::Dialling => Ok(()),
+                }
+            }
+        }
+    }
+
+    /// Opens a stream for an application of ours.
+    fn open(&mut self, new: NewStream) -> Result<(), TunnelError> {
+        let NewStream {
+            id,
+            open,
+            app,
+            kept,
+            shared,
+            answer,
+        } = new;
+        let app = match App::new(app, VecDeque::new()) {
+            Ok(app) => app,
+            Err(error) => {
+                shared.close(Reason::ClientReset, None);
+                let _gone = answer.send(Err(OpenError {
+                    returned: None,
+                    reason: Reason::ClientReset,
+                    detail: error.to_string(),
+                }));
+                return Ok(());
+            }
+        };
+        self.highest = id;
+        self.say(&Frame::Open {
+            stream: id,
+            open: Box::new(open),
+        })?;
+        for bytes in kept.chunks(wire::MAX_PAYLOAD) {
+            self.say(&Frame::Data { stream: id, bytes })?;
+        }
+        let entry = self.ready.entry(id);
+        let sent = kept.len();
+        let opening = Opening::Offered { kept, answer };
+        let mut stream = Stream::new(shared, entry, Some(app), opening);
+        stream.credit.used(sent);
+        stream.count_local(self.side, sent);
+        self.table.insert(id, stream);
+        Ok(())
+    }
+
+    /// The story waits no longer for an answer.
+    fn give_up(&mut self, id: u32) -> Result<(), TunnelError> {
+        if let Some(stream) = self.table.get_mut(&id)
+            && stream.state.is_opening()
+        {
+            stream.state.cut(Reason::Unreachable);
+            stream.detail = Some("the peer did not answer in time".to_owned());
+        }
+        self.settle(id)
+    }
+
+    /// The peer opens a stream for an application of ours.
+    pub(super) fn offered(&mut self, id: u32, open: wire::Open) -> Result<(), TunnelError> {
+        // Streams of which only the last bytes have still to be delivered are closed for the peer: it counts fewer.
+        if self.table.len() >= 2 * self.limits.streams {
+            // What the peer may have sent already, not knowing.
+            self.late += u64::from(wire::INITIAL_WINDOW);
+            let refusal = Refusal {
+                code: RefusalCode::Overloaded,
+                detail: "too many streams in one tunnel".to_owned(),
+            };
+            return self.refuse(id, refusal);
+        }
+        let Some(acceptor) = &self.acceptor else {
+            return Err(TunnelError::Unexpected("OPEN from the side that accepts"));
+        };
+        let (story, registration) = AbortHandle::new_pair();
+        let answer = Abortable::new(acceptor(open), registration);
+        self.accepting.push(Box::pin(async move { (id, answer.await) }));
+        let stream = Stream::new(
+            Shared::new(id, Rc::clone(&self.mailbox)),
+            self.ready.entry(id),
+            None,
+            Opening::Awaited {
+                story,
+                pending: VecDeque::new(),
+            },
+        );
+        self.table.insert(id, stream);
+        self.mailbox.set_load(self.table.len());
+        Ok(())
+    }
+
+    fn refuse(&mut self, id: u32, refusal: Refusal) -> Result<(), TunnelError> {
+        self.say(&Frame::OpenResult {
+            stream: id,
+            result: Err(refusal),
+        })
+    }
+
+    /// The inbound story has answered.
+    pub(super) fn answered(&mut self, (id, answer): Answer) -> Result<(), TunnelError> {
+        let Ok(answer) = answer else { return Ok(()) };
+        let Some(stream) = self.table.get_mut(&id) else {
+            if let Ok(accepted) = answer {
+                app::reset(&accepted.app);
+            }
+            return Ok(());
+        };
+        let accepted = match answer {
+            Ok(accepted) => accepted,
+            Err(refusal) => {
+                stream.state.refused(refusal_reason(refusal.code))?;
+                self.remove(id);
+                return self.refuse(id, refusal);
+            }
+        };
+        let pending = match std::mem::replace(&mut stream.opening, Opening::Done) {
+            Opening::Awaited { pending, .. } => pending,
+            _ => VecDeque::new(),
+        };
+        let app = match App::new(accepted.app, pending) {
+            Ok(app) => app,
+            Err(error) => {
+                stream.state.refused(Reason::ConnectionRefused)?;
+                self.remove(id);
+                let refusal = Refusal {
+                    code: RefusalCode::ConnectionRefused,
+                    detail: error.to_string(),
+                };
+                return self.refuse(id, refusal);
+            }
+        };
+        stream.app = Some(app);
+        stream.state.accepted(self.side)?;
+        stream.entry.push();
+        (accepted.on_open)(super::StreamHandle::new(Rc::clone(&stream.shared)));
+        self.say(&Frame::OpenResult {
+            stream: id,
+            result: Ok(()),
+        })
+    }
+
+    /// Ends a stream if its state says that it is over: tells the peer, the application and the story what each has to
+    /// know.
+    pub(super) fn settle(&mut self, id: u32) -> Result<(), TunnelError> {
+        if !self.table.get(&id).is_some_and(Stream::is_done) {
+            return Ok(());
+        }
+        let Some(end) = self.remove(id) else {
+            return Ok(());
+        };
+        let code = match end {
+            End::LocalReset => ResetCode::Application,
+            End::Cut(reason) => reset_code(reason),
+            End::Finished | End::Refused(_) | End::RemoteReset => return Ok(()),
+        };
+        self.say(&Frame::Reset { stream: id, code })
+    }
+
+    /// Takes a stream out of the table and ends everything that hangs on it.
+    fn remove(&mut self, id: u32) -> Option<End> {
+        let mut stream = self.table.remove(&id)?;
+        self.late += u64::from(stream.window.close(&mut self.spare));
+        self.mailbox.set_load(self.table.len());
+        let end = stream.state.ended().unwrap_or(End::Cut(Reason::Fault));
+        stream.close(end, self.side, false);
+        Some(end)
+    }
+
+    /// The peer has gone. Streams that have received everything go on until their applications have it; the others are
+    /// lost. Returns whether any was.
+    pub(super) fn orphan(&mut self, reason: Reason, detail: &str, untouched: bool) -> bool {
+        let lost: Vec<u32> = self
+            .table
+            .iter()
+            .filter(|(_, stream)| stream.state.ended() != Some(End::Finished))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in &lost {
+            let Some(mut stream) = self.table.remove(id) else {
+                continue;
+            };
+            stream.state.cut(reason);
+            stream.detail.get_or_insert_with(|| detail.to_owned());
+            stream.close(End::Cut(reason), self.side, untouched);
+        }
+        self.control.clear();
+        !lost.is_empty()
+    }
+
+    /// Whatever is still there is lost.
+    pub(super) fn end(&mut self, reason: Reason, detail: &str) {
+        for (_, mut stream) in self.table.drain() {
+            stream.detail.get_or_insert_with(|| detail.to_owned());
+            stream.close(End::Cut(reason), self.side, false);
+        }
+        self.dismiss(reason, detail);
+    }
+
+    /// The tunnel opens no stream any more: who waits for one gets its application back.
+    pub(super) fn dismiss(&mut self, reason: Reason, detail: &str) {
+        for command in self.mailbox.end() {
+            if let Command::Open(new) = command {
+                new.shared.close(reason, Some(detail.to_owned()));
+                let _gone = new.answer.send(Err(OpenError {
+                    returned: Some((new.app, new.kept)),
+                    reason,
+                    detail: detail.to_owned(),
+                }));
+            }
+        }
+    }
+}
+
+impl Stream {
+    /// Ends the application's connection, and says how it ended to whoever waits for it. `untouched`: the peer has
+    /// certainly not handed anything over.
+    fn close(self, end: End, side: Side, untouched: bool) {
+        let Self {
+            app,
+            opening,
+            shared,
+            detail,
+            ..
+        } = self;
+        let reason = end.reason(side);
+        match (opening, app) {
+            (Opening::Done, Some(app)) if end != End::Finished => app.reset(),
+            (Opening::Awaited { story, .. }, _) => story.abort(),
+            (Opening::Offered { kept, answer }, Some(app)) => {
+                let unseen = untouched || matches!(end, End::Refused(_)) || kept.is_empty();
+                let returned = if unseen && end != End::LocalReset {
+                    app.into_socket().map(|socket| (socket, kept))
+                } else {
+                    app.reset();
+                    None
+                };
+                let answered = answer.send(Err(OpenError {
+                    returned,
+                    reason,
+                    detail: detail.clone().unwrap_or_default(),
+                }));
+                if let Err(Err(OpenError {
+                    returned: Some((socket, _)),
+                    ..
+                })) = answered
+                {
+                    // The story has gone, so there is nobody to try another endpoint.
+                    app::reset(&socket);
+                }
+            }
+            (Opening::Done | Opening::Offered { .. }, _) => {}
+        }
+        shared.close(reason, detail);
+    }
+}
+
+/// What a refusal says to the record.
+pub(super) fn refusal_reason(code: RefusalCode) -> Reason {
+    match code {
+        RefusalCode::ConnectionRefused => Reason::ConnectionRefused,
+        RefusalCode::Unreachable => Reason::Unreachable,
+        RefusalCode::PolicyDenied => Reason::PolicyDenied,
+        RefusalCode::NoRuleAllows => Reason::NoRuleAllows,
+        RefusalCode::WrongDestination => Reason::WrongDestination,
+        RefusalCode::Overloaded => Reason::Overloaded,
+        RefusalCode::Draining => Reason::Drained,
+        RefusalCode::Fault => Reason::Fault,
+    }
+}
+
+/// What the peer is told when we end a stream.
+fn reset_code(reason: Reason) -> ResetCode {
+    match reason {
+        Reason::PolicyDenied | Reason::NoRuleAllows | Reason::PolicyRevoked => {
+            ResetCode::PolicyRevoked
+        }
+        Reason::PeerIdentity | Reason::IdentityRevoked => ResetCode::IdentityRevoked,
+        Reason::Drained => ResetCode::Drained,
+        Reason::Overloaded => ResetCode::Overloaded,
+        Reason::Unreachable | Reason::ClientReset | Reason::ServerReset => ResetCode::Application,
+        _ => ResetCode::Fault,
+    }
+}
