@@ -10,6 +10,7 @@
 
 pub mod capture;
 pub mod configuration;
+pub mod nginx;
 pub mod node;
 pub mod observe;
 pub mod place;
