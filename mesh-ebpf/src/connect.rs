@@ -19,7 +19,9 @@ use aya_ebpf::btf_maps::lpm_trie::Key;
 use crate::context::{INET, INET6, SocketAddress, current, now};
 use crate::count;
 use crate::log::debug;
-use crate::maps::{CONFIG, DESTINATIONS, DIALLED, ENROLLED, ENROLLED_CGROUPS, FLOW_QUOTA, MESH_CGROUPS};
+use crate::maps::{
+    CONFIG, DESTINATIONS, DIALLED, ENROLLED, ENROLLED_CGROUPS, FLOW_QUOTA, MESH_CGROUPS,
+};
 
 /// What the hook returns to let the call go on.
 const PROCEED: i32 = 1;
@@ -30,7 +32,11 @@ const REJECT: i32 = 0;
 #[cgroup_sock_addr(connect4)]
 pub fn connect4(context: SockAddrContext) -> i32 {
     let call = SocketAddress::new(&context);
-    let dial = Dial { destination: call.address4(), port: call.port(), family: INET };
+    let dial = Dial {
+        destination: call.address4(),
+        port: call.port(),
+        family: INET,
+    };
     enter(&call, &dial)
 }
 
@@ -38,7 +44,11 @@ pub fn connect4(context: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(connect6)]
 pub fn connect6(context: SockAddrContext) -> i32 {
     let call = SocketAddress::new(&context);
-    let dial = Dial { destination: call.address6(), port: call.port(), family: INET6 };
+    let dial = Dial {
+        destination: call.address6(),
+        port: call.port(),
+        family: INET6,
+    };
     enter(&call, &dial)
 }
 
@@ -63,7 +73,10 @@ fn enter(call: &SocketAddress<'_>, dial: &Dial) -> i32 {
         Ok(()) => PROCEED,
         // Fail closed: an enrolled workload's dial that cannot be captured must not leave in clear.
         Err(Refusal { workload, reason }) => {
-            debug!(call.context, "dial of workload {} refused: reason {}", workload, reason as u32);
+            debug!(
+                call.context,
+                "dial of workload {} refused: reason {}", workload, reason as u32
+            );
             count::refused(workload, reason, &dial.destination, dial.port);
             call.fail_as_refused();
             REJECT
@@ -91,7 +104,10 @@ fn capture(call: &SocketAddress<'_>, dial: &Dial) -> Result<(), Refusal> {
             forget(call, workload)
         }
         Verdict::Redirect(listener) => redirect(call, dial, workload, &listener),
-        Verdict::Refuse(reason) => Err(Refusal { workload: workload.id, reason }),
+        Verdict::Refuse(reason) => Err(Refusal {
+            workload: workload.id,
+            reason,
+        }),
     }
 }
 
@@ -107,9 +123,10 @@ fn dialling_workload(call: &SocketAddress<'_>) -> Result<Option<Workload>, Refus
     }
     match (by_namespace, by_cgroup) {
         // A process of one workload with a socket of another's: neither identity may be given to it.
-        (Some(workload), Some(other)) if workload.id != other.id => {
-            Err(Refusal { workload: workload.id, reason: Reason::ForeignSocket })
-        }
+        (Some(workload), Some(other)) if workload.id != other.id => Err(Refusal {
+            workload: workload.id,
+            reason: Reason::ForeignSocket,
+        }),
         (Some(workload), _) => Ok(Some(workload)),
         (None, workload) => Ok(workload),
     }
@@ -153,7 +170,10 @@ fn class_of(destination: &Address) -> Option<u32> {
 /// A socket that was captured once, disconnected and dialled again must not go on claiming its first destination.
 #[inline(always)]
 fn forget(call: &SocketAddress<'_>, workload: &Workload) -> Result<(), Refusal> {
-    let socket = call.socket().ok_or(Refusal { workload: workload.id, reason: Reason::DialUnreadable })?;
+    let socket = call.socket().ok_or(Refusal {
+        workload: workload.id,
+        reason: Reason::DialUnreadable,
+    })?;
     socket.forget_origin(&DIALLED);
     if let Some(whole) = socket.multipath() {
         whole.forget_origin(&DIALLED);
@@ -162,12 +182,22 @@ fn forget(call: &SocketAddress<'_>, workload: &Workload) -> Result<(), Refusal> 
 }
 
 #[inline(always)]
-fn redirect(call: &SocketAddress<'_>, dial: &Dial, workload: &Workload, listener: &Listener) -> Result<(), Refusal> {
-    let refuse = |reason| Refusal { workload: workload.id, reason };
+fn redirect(
+    call: &SocketAddress<'_>,
+    dial: &Dial,
+    workload: &Workload,
+    listener: &Listener,
+) -> Result<(), Refusal> {
+    let refuse = |reason| Refusal {
+        workload: workload.id,
+        reason,
+    };
     if is_quota_used_up(workload.id) {
         return Err(refuse(Reason::FlowQuota));
     }
-    let socket = call.socket().ok_or_else(|| refuse(Reason::DialUnreadable))?;
+    let socket = call
+        .socket()
+        .ok_or_else(|| refuse(Reason::DialUnreadable))?;
     let mut origin = origin(call, dial, workload, listener);
     if !socket.set_origin(&DIALLED, &mut origin) {
         return Err(refuse(Reason::NoSocketStorage));
@@ -195,7 +225,12 @@ fn is_quota_used_up(workload: u32) -> bool {
 }
 
 #[inline(always)]
-fn origin(call: &SocketAddress<'_>, dial: &Dial, workload: &Workload, listener: &Listener) -> Origin {
+fn origin(
+    call: &SocketAddress<'_>,
+    dial: &Dial,
+    workload: &Workload,
+    listener: &Listener,
+) -> Origin {
     Origin {
         version: LAYOUT_VERSION,
         family: dial.family,

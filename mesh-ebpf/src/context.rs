@@ -66,7 +66,12 @@ impl Socket {
     /// Sets the origin that `map` holds for this socket; false when there is no memory for it.
     #[inline(always)]
     pub fn set_origin(self, map: &'static SkStorage<Origin>, origin: &mut Origin) -> bool {
-        let value = storage(map, self, ptr::from_mut(origin), BPF_SK_STORAGE_GET_F_CREATE.into());
+        let value = storage(
+            map,
+            self,
+            ptr::from_mut(origin),
+            BPF_SK_STORAGE_GET_F_CREATE.into(),
+        );
         if value.is_null() {
             return false;
         }
@@ -80,12 +85,19 @@ impl Socket {
     #[inline(always)]
     pub fn forget_origin(self, map: &'static SkStorage<Origin>) {
         // SAFETY: as in `origin`.
-        unsafe { helper::bpf_sk_storage_delete(ptr::from_ref(map).cast_mut().cast(), self.0.as_ptr()) };
+        unsafe {
+            helper::bpf_sk_storage_delete(ptr::from_ref(map).cast_mut().cast(), self.0.as_ptr())
+        };
     }
 }
 
 #[inline(always)]
-fn storage(map: &'static SkStorage<Origin>, socket: Socket, value: *mut Origin, flags: u64) -> *mut Origin {
+fn storage(
+    map: &'static SkStorage<Origin>,
+    socket: Socket,
+    value: *mut Origin,
+    flags: u64,
+) -> *mut Origin {
     let map = ptr::from_ref(map).cast_mut().cast();
     // SAFETY: a helper call; the verifier checks every argument.
     unsafe { helper::bpf_sk_storage_get(map, socket.0.as_ptr(), value.cast(), flags).cast() }
@@ -147,7 +159,10 @@ pub fn add(value: *mut u64, difference: i64) {
 pub fn add(value: *mut u64, difference: i64) {
     // SAFETY: as above.
     let value = unsafe { core::sync::atomic::AtomicU64::from_ptr(value) };
-    value.fetch_add(difference.cast_unsigned(), core::sync::atomic::Ordering::Relaxed);
+    value.fetch_add(
+        difference.cast_unsigned(),
+        core::sync::atomic::Ordering::Relaxed,
+    );
 }
 
 /// An address as contexts hold it: four words.

@@ -14,7 +14,10 @@ use crate::maps::{COUNTERS, EVENT_RATES, EVENTS};
 /// Counts one occurrence of `reason`.
 #[inline(always)]
 pub fn add(workload: u32, reason: Reason) {
-    let key = CounterKey { workload, reason: reason as u32 };
+    let key = CounterKey {
+        workload,
+        reason: reason as u32,
+    };
     if let Some(count) = COUNTERS.get_ptr_mut(&key) {
         // Per CPU, but a program may be interrupted by another on the same CPU.
         context::add(count, 1);
@@ -81,7 +84,10 @@ fn blank(workload: u32, reason: Reason) -> Event {
 
 #[inline(always)]
 fn send(event: &Event) {
-    let key = CounterKey { workload: event.workload, reason: event.reason };
+    let key = CounterKey {
+        workload: event.workload,
+        reason: event.reason,
+    };
     if !has_share_left(&key, event.at) || EVENTS.output_untyped::<Event>(event, 0).is_err() {
         // The counter of the reason itself is right; only the detail of this one is lost.
         add(event.workload, Reason::EventLost);

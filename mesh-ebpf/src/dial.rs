@@ -59,11 +59,18 @@ pub struct Listener {
 #[inline(always)]
 pub fn listener(destination: &Address, workload: &Workload) -> Option<Listener> {
     let found = if is_v4_mapped(destination) {
-        Listener { address: v4_mapped(workload.address4), port: workload.port4 }
+        Listener {
+            address: v4_mapped(workload.address4),
+            port: workload.port4,
+        }
     } else {
-        Listener { address: workload.address6, port: workload.port6 }
+        Listener {
+            address: workload.address6,
+            port: workload.port6,
+        }
     };
-    let is_absent = found.port == 0 || found.address == [0; 16] || found.address == v4_mapped([0; 4]);
+    let is_absent =
+        found.port == 0 || found.address == [0; 16] || found.address == v4_mapped([0; 4]);
     (!is_absent).then_some(found)
 }
 
@@ -123,10 +130,19 @@ mod tests {
 
     #[test]
     fn only_tcp_streams_are_carried() {
-        for (socket_type, protocol, carried) in
-            [(1, 6, true), (1, 262, true), (2, 17, false), (1, 132, false), (5, 132, false), (3, 6, false)]
-        {
-            assert_eq!(is_carried(socket_type, protocol), carried, "type {socket_type} protocol {protocol}");
+        for (socket_type, protocol, carried) in [
+            (1, 6, true),
+            (1, 262, true),
+            (2, 17, false),
+            (1, 132, false),
+            (5, 132, false),
+            (3, 6, false),
+        ] {
+            assert_eq!(
+                is_carried(socket_type, protocol),
+                carried,
+                "type {socket_type} protocol {protocol}"
+            );
         }
     }
 
@@ -147,35 +163,73 @@ mod tests {
             // IPv4-compatible, not IPv4-mapped.
             ("::10.1.0.2", false),
         ] {
-            assert_eq!(stays_inside(&address(destination), &workload()), inside, "{destination}");
+            assert_eq!(
+                stays_inside(&address(destination), &workload()),
+                inside,
+                "{destination}"
+            );
         }
     }
 
     #[test]
     fn a_workload_without_an_address_of_the_family_is_refused() {
-        let bare = Workload { address4: [0; 4], address6: [0; 16], ..workload() };
-        let unheard = Workload { port4: 0, port6: 0, ..workload() };
+        let bare = Workload {
+            address4: [0; 4],
+            address6: [0; 16],
+            ..workload()
+        };
+        let unheard = Workload {
+            port4: 0,
+            port6: 0,
+            ..workload()
+        };
         for workload in [bare, unheard] {
             for destination in ["10.9.9.9", "fd09::9"] {
-                let verdict = decide(&address(destination), Some(Class::Capture as u32), &workload);
-                assert_eq!(verdict, Verdict::Refuse(Reason::NoListener), "{destination}");
+                let verdict = decide(
+                    &address(destination),
+                    Some(Class::Capture as u32),
+                    &workload,
+                );
+                assert_eq!(
+                    verdict,
+                    Verdict::Refuse(Reason::NoListener),
+                    "{destination}"
+                );
             }
         }
     }
 
     #[test]
     fn the_class_decides() {
-        let v4 = Listener { address: address("10.1.0.2"), port: 41_001_u16.to_be() };
-        let v6 = Listener { address: address("fd01::2"), port: 41_002_u16.to_be() };
+        let v4 = Listener {
+            address: address("10.1.0.2"),
+            port: 41_001_u16.to_be(),
+        };
+        let v6 = Listener {
+            address: address("fd01::2"),
+            port: 41_002_u16.to_be(),
+        };
         for (destination, class, verdict) in [
             ("10.9.9.9", None, Verdict::Bypass),
             ("10.9.9.9", Some(0), Verdict::Bypass),
             ("10.9.9.9", Some(1), Verdict::Redirect(v4)),
             ("fd09::9", Some(1), Verdict::Redirect(v6)),
-            ("10.9.9.9", Some(2), Verdict::Refuse(Reason::DestinationDenied)),
-            ("10.9.9.9", Some(77), Verdict::Refuse(Reason::DestinationDenied)),
+            (
+                "10.9.9.9",
+                Some(2),
+                Verdict::Refuse(Reason::DestinationDenied),
+            ),
+            (
+                "10.9.9.9",
+                Some(77),
+                Verdict::Refuse(Reason::DestinationDenied),
+            ),
         ] {
-            assert_eq!(decide(&address(destination), class, &workload()), verdict, "{destination} {class:?}");
+            assert_eq!(
+                decide(&address(destination), class, &workload()),
+                verdict,
+                "{destination} {class:?}"
+            );
         }
     }
 }

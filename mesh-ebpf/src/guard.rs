@@ -27,8 +27,15 @@ pub fn guard(context: TcContext) -> i32 {
     match watch(&frame) {
         Ok(()) => NEXT,
         // Fail closed: what cannot be judged does not leave.
-        Err(Refusal { workload, reason, packet }) => {
-            debug!(frame.context, "packet of workload {} dropped: reason {}", workload, reason as u32);
+        Err(Refusal {
+            workload,
+            reason,
+            packet,
+        }) => {
+            debug!(
+                frame.context,
+                "packet of workload {} dropped: reason {}", workload, reason as u32
+            );
             count::dropped(&frame, workload, reason, packet.as_ref());
             DROP
         }
@@ -46,10 +53,18 @@ struct Refusal {
 fn watch(frame: &Frame<'_>) -> Result<(), Refusal> {
     // SAFETY: copied at once.
     let Some(guard) = unsafe { GUARDED.get(frame.interface()) }.copied() else {
-        return Err(Refusal { workload: 0, reason: Reason::GuardUnknown, packet: None });
+        return Err(Refusal {
+            workload: 0,
+            reason: Reason::GuardUnknown,
+            packet: None,
+        });
     };
     let guard = &guard;
-    let refuse = |reason, packet| Refusal { workload: guard.workload, reason, packet };
+    let refuse = |reason, packet| Refusal {
+        workload: guard.workload,
+        reason,
+        packet,
+    };
 
     if frame.is_tagged() {
         return Err(refuse(Reason::OtherProtocol, None));

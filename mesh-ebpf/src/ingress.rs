@@ -51,8 +51,15 @@ fn enter(frame: &Frame<'_>, place: Place) -> i32 {
     match receive(frame, place) {
         Ok(()) => NEXT,
         // Fail closed: a connection that the proxy cannot take must not reach the application. The client tries again.
-        Err(Refusal { workload, reason, packet }) => {
-            debug!(frame.context, "packet for workload {} dropped: reason {}", workload, reason as u32);
+        Err(Refusal {
+            workload,
+            reason,
+            packet,
+        }) => {
+            debug!(
+                frame.context,
+                "packet for workload {} dropped: reason {}", workload, reason as u32
+            );
             count::dropped(frame, workload, reason, packet.as_ref());
             DROP
         }
@@ -67,7 +74,13 @@ fn receive(frame: &Frame<'_>, place: Place) -> Result<(), Refusal> {
         Ok(None) => return Ok(()),
         // On the host too: the kernel follows longer chains of headers than this program, so what passed here unread
         // could be a connection to a service.
-        Err(_) => return Err(Refusal { workload: 0, reason: Reason::InboundUnreadable, packet: None }),
+        Err(_) => {
+            return Err(Refusal {
+                workload: 0,
+                reason: Reason::InboundUnreadable,
+                packet: None,
+            });
+        }
     };
     match arrival(&packet) {
         Arrival::Other => Ok(()),
@@ -75,7 +88,11 @@ fn receive(frame: &Frame<'_>, place: Place) -> Result<(), Refusal> {
             None if place == Place::Host => Ok(()),
             found => {
                 let workload = found.map_or(0, |inbound| inbound.workload);
-                Err(Refusal { workload, reason: Reason::InboundFragment, packet: Some(packet) })
+                Err(Refusal {
+                    workload,
+                    reason: Reason::InboundFragment,
+                    packet: Some(packet),
+                })
             }
         },
         Arrival::Start => start(frame, place, packet),
@@ -95,7 +112,11 @@ fn start(frame: &Frame<'_>, place: Place, packet: Packet) -> Result<(), Refusal>
     if found.is_none() {
         return match place {
             Place::Host => Ok(()),
-            Place::Workload => Err(Refusal { workload: 0, reason: Reason::InboundUnknown, packet: Some(packet) }),
+            Place::Workload => Err(Refusal {
+                workload: 0,
+                reason: Reason::InboundUnknown,
+                packet: Some(packet),
+            }),
         };
     }
 
@@ -110,9 +131,22 @@ fn start(frame: &Frame<'_>, place: Place, packet: Packet) -> Result<(), Refusal>
 }
 
 #[inline(always)]
-fn give(frame: &Frame<'_>, workload: u32, kind: ListenerKind, packet: Packet) -> Result<(), Refusal> {
-    let family = if is_v4_mapped(&packet.destination) { INET } else { INET6 };
-    let reason = match frame.assign(&ListenerKey { workload, kind: kind as u16, family }) {
+fn give(
+    frame: &Frame<'_>,
+    workload: u32,
+    kind: ListenerKind,
+    packet: Packet,
+) -> Result<(), Refusal> {
+    let family = if is_v4_mapped(&packet.destination) {
+        INET
+    } else {
+        INET6
+    };
+    let reason = match frame.assign(&ListenerKey {
+        workload,
+        kind: kind as u16,
+        family,
+    }) {
         Assignment::Done => {
             let reason = match kind {
                 ListenerKind::Tunnel => Reason::InboundTunnel,
@@ -124,7 +158,11 @@ fn give(frame: &Frame<'_>, workload: u32, kind: ListenerKind, packet: Packet) ->
         Assignment::NoListener => Reason::InboundNoListener,
         Assignment::Refused => Reason::InboundAssignFailed,
     };
-    Err(Refusal { workload, reason, packet: Some(packet) })
+    Err(Refusal {
+        workload,
+        reason,
+        packet: Some(packet),
+    })
 }
 
 #[inline(always)]
@@ -138,7 +176,11 @@ fn find(packet: &Packet, place: Place) -> Option<Inbound> {
         Place::Workload => 0,
         Place::Host => packet.destination_port,
     };
-    let key = InboundKey { address: packet.destination, port, padding: 0 };
+    let key = InboundKey {
+        address: packet.destination,
+        port,
+        padding: 0,
+    };
     // SAFETY: copied at once.
     unsafe { INBOUND.get(&key) }.copied()
 }

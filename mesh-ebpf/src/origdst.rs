@@ -21,7 +21,8 @@ const SOL_IPV6: i32 = 41;
 #[cgroup_sockopt(getsockopt)]
 pub fn origdst(context: SockoptContext) -> i32 {
     let request = OptionRequest::new(&context);
-    let is_ours = request.option() == SO_ORIGINAL_DST && matches!(request.level(), SOL_IP | SOL_IPV6);
+    let is_ours =
+        request.option() == SO_ORIGINAL_DST && matches!(request.level(), SOL_IP | SOL_IPV6);
     // Fails closed: where there is nothing to tell, the kernel's own answer stands ("no such option"), and the proxy
     // closes a connection without an origin.
     if is_ours && let Some(origin) = request.socket().and_then(|socket| socket.origin(&ACCEPTED)) {

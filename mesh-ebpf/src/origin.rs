@@ -12,7 +12,8 @@
 //! the kernel never uses twice, so workloads with equal addresses cannot meet.
 
 use aya_ebpf::bindings::{
-    BPF_NOEXIST, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE,
+    BPF_NOEXIST, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
+    BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE,
 };
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
@@ -66,7 +67,10 @@ struct Failure {
 
 #[inline(always)]
 fn enter_connect(operation: &Operation<'_>) {
-    let Some(origin) = operation.socket().and_then(|socket| socket.origin(&DIALLED)) else {
+    let Some(origin) = operation
+        .socket()
+        .and_then(|socket| socket.origin(&DIALLED))
+    else {
         return;
     };
     if origin.listener_port != operation.remote_port().to_be() {
@@ -75,7 +79,10 @@ fn enter_connect(operation: &Operation<'_>) {
     }
     // Fail closed: without the entry the proxy finds no origin and closes the connection.
     if let Err(reason) = remember(operation, origin) {
-        debug!(operation.context, "dial of workload {} not remembered: reason {}", origin.workload, reason as u32);
+        debug!(
+            operation.context,
+            "dial of workload {} not remembered: reason {}", origin.workload, reason as u32
+        );
         count::refused(origin.workload, reason, &origin.address, origin.port);
     }
 }
@@ -98,7 +105,9 @@ fn remember(operation: &Operation<'_>, origin: &Origin) -> Result<(), Reason> {
             Ok(())
         }
         // Left over from a socket with the same 4-tuple, and already counted.
-        Err(EXISTS) => FLOWS.insert(&key, origin, 0).map_err(|_full| Reason::FlowMapFull),
+        Err(EXISTS) => FLOWS
+            .insert(&key, origin, 0)
+            .map_err(|_full| Reason::FlowMapFull),
         Err(_full) => Err(Reason::FlowMapFull),
     }
 }
@@ -116,7 +125,10 @@ fn quota(workload: u32) -> Option<*mut u64> {
 
 #[inline(always)]
 fn accept(operation: &Operation<'_>) -> Result<(), Failure> {
-    let unreadable = Failure { workload: 0, reason: Reason::FlowUnreadable };
+    let unreadable = Failure {
+        workload: 0,
+        reason: Reason::FlowUnreadable,
+    };
     let Some((local, remote)) = operation.addresses() else {
         return Err(unreadable);
     };
@@ -129,11 +141,19 @@ fn accept(operation: &Operation<'_>) -> Result<(), Failure> {
         padding: 0,
     };
     let Some(mut origin) = take(&key) else {
-        return is_outbound_listener(&key).map_or(Ok(()), |workload| Err(Failure { workload, reason: Reason::NoOrigin }));
+        return is_outbound_listener(&key).map_or(Ok(()), |workload| {
+            Err(Failure {
+                workload,
+                reason: Reason::NoOrigin,
+            })
+        });
     };
     let socket = operation.socket().ok_or(unreadable)?;
     if !socket.set_origin(&ACCEPTED, &mut origin) {
-        return Err(Failure { workload: origin.workload, reason: Reason::NoSocketStorage });
+        return Err(Failure {
+            workload: origin.workload,
+            reason: Reason::NoSocketStorage,
+        });
     }
     Ok(())
 }

@@ -93,8 +93,20 @@ pub fn parse_ipv4(bytes: &impl Bytes) -> Result<Packet, Unreadable> {
     let fragment = u16::from_be_bytes([header[6], header[7]]);
     let source = v4_mapped([header[12], header[13], header[14], header[15]]);
     let destination = v4_mapped([header[16], header[17], header[18], header[19]]);
-    let packet = Packet::without_transport(source, destination, header[9], part(fragment & 0x1fff, fragment & 0x2000 != 0));
-    transport(bytes, Network { packet, transport: length, end })
+    let packet = Packet::without_transport(
+        source,
+        destination,
+        header[9],
+        part(fragment & 0x1fff, fragment & 0x2000 != 0),
+    );
+    transport(
+        bytes,
+        Network {
+            packet,
+            transport: length,
+            end,
+        },
+    )
 }
 
 /// Reads an IPv6 packet (RFC 8200).
@@ -104,7 +116,11 @@ pub fn parse_ipv6(bytes: &impl Bytes) -> Result<Packet, Unreadable> {
     if header[0] >> 4 != 6 {
         return Err(Unreadable);
     }
-    let end = 40 + u32::from(u16::from_be_bytes([header[4], header[5]]));
+    let end = match u16::from_be_bytes([header[4], header[5]]) {
+        // A jumbogram (RFC 2675): the real length is in an option, and more than 65,535.
+        0 => u32::MAX,
+        length => 40 + u32::from(length),
+    };
     let mut source: Address = [0; 16];
     source.copy_from_slice(&header[8..24]);
     let mut destination: Address = [0; 16];
@@ -112,7 +128,14 @@ pub fn parse_ipv6(bytes: &impl Bytes) -> Result<Packet, Unreadable> {
 
     let chain = skip_extension_headers(bytes, header[6])?;
     let packet = Packet::without_transport(source, destination, chain.protocol, chain.part);
-    transport(bytes, Network { packet, transport: chain.end, end })
+    transport(
+        bytes,
+        Network {
+            packet,
+            transport: chain.end,
+            end,
+        },
+    )
 }
 
 /// Where the chain of IPv6 extension headers leads.
@@ -127,7 +150,11 @@ const MAX_EXTENSION_HEADERS: u32 = 8;
 
 #[inline(always)]
 fn skip_extension_headers(bytes: &impl Bytes, first: u8) -> Result<Chain, Unreadable> {
-    let mut chain = Chain { protocol: first, part: Part::Whole, end: 40 };
+    let mut chain = Chain {
+        protocol: first,
+        part: Part::Whole,
+        end: 40,
+    };
     for _ in 0..MAX_EXTENSION_HEADERS {
         match chain.protocol {
             // Hop-by-hop options, routing, destination options, mobility, HIP, shim6: length in 8 octets, less one.
@@ -170,7 +197,11 @@ const fn part(offset: u16, more: bool) -> Part {
 
 #[inline(always)]
 fn transport(bytes: &impl Bytes, network: Network) -> Result<Packet, Unreadable> {
-    let Network { mut packet, transport, end } = network;
+    let Network {
+        mut packet,
+        transport,
+        end,
+    } = network;
     if packet.part == Part::Later {
         return Ok(packet);
     }
@@ -184,8 +215,7 @@ fn transport(bytes: &impl Bytes, network: Network) -> Result<Packet, Unreadable>
             }
             packet.ports([header[0], header[1], header[2], header[3]]);
             packet.tcp_flags = header[13];
-            // A length of zero marks an IPv6 jumbogram (RFC 2675), whose real length is in an option.
-            packet.has_payload = end > transport + length || end == 40;
+            packet.has_payload = end > transport + length;
         }
         protocol::UDP => packet.ports(bytes.read(transport)?),
         _ => {}
@@ -195,7 +225,12 @@ fn transport(bytes: &impl Bytes, network: Network) -> Result<Packet, Unreadable>
 
 impl Packet {
     #[inline(always)]
-    const fn without_transport(source: Address, destination: Address, protocol: u8, part: Part) -> Self {
+    const fn without_transport(
+        source: Address,
+        destination: Address,
+        protocol: u8,
+        part: Part,
+    ) -> Self {
         Self {
             source,
             destination,

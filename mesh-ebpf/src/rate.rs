@@ -20,7 +20,10 @@ impl Rate {
     /// A window that starts now, with one event taken out of it.
     #[inline(always)]
     pub const fn starting(now: u64) -> Self {
-        Self { ends_at: now + WINDOW, left: EVENTS_PER_WINDOW - 1 }
+        Self {
+            ends_at: now + WINDOW,
+            left: EVENTS_PER_WINDOW - 1,
+        }
     }
 
     /// Whether one more event may be sent now.
@@ -45,7 +48,10 @@ mod tests {
     #[test]
     fn a_flood_gets_one_share_per_window() {
         let mut rate = Rate::starting(0);
-        let admitted = (1..WINDOW).step_by(1_000_000).filter(|now| rate.admit(*now)).count() as u64;
+        let admitted = (1..WINDOW)
+            .step_by(1_000_000)
+            .filter(|now| rate.admit(*now))
+            .count() as u64;
         assert_eq!(admitted + 1, EVENTS_PER_WINDOW);
         assert!(rate.admit(WINDOW), "a new window has a new share");
     }

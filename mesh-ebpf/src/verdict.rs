@@ -59,7 +59,8 @@ pub fn has_own_source(packet: &Packet, guard: &Guard) -> bool {
         return packet.protocol == protocol::ICMPV6;
     }
     is_link_local(source)
-        && (packet.protocol == protocol::ICMPV6 || (packet.protocol == protocol::UDP && packet.destination_port == 547))
+        && (packet.protocol == protocol::ICMPV6
+            || (packet.protocol == protocol::UDP && packet.destination_port == 547))
 }
 
 #[inline(always)]
@@ -83,7 +84,12 @@ pub enum Owner {
 /// Decides about a packet with a proper source address, towards the mesh, that the mesh does not own. `is_established`
 /// says that its connection is older than the workload's enrolment.
 #[inline(always)]
-pub fn towards_mesh(packet: &Packet, owner: Owner, guard: &Guard, is_established: bool) -> Decision {
+pub fn towards_mesh(
+    packet: &Packet,
+    owner: Owner,
+    guard: &Guard,
+    is_established: bool,
+) -> Decision {
     const PERMISSIVE: u32 = GuardMode::Permissive as u32;
     const UDP_ALLOWED: u32 = UdpMode::Allow as u32;
     let is_permissive = guard.mode == PERMISSIVE;
@@ -105,7 +111,8 @@ pub fn towards_mesh(packet: &Packet, owner: Owner, guard: &Guard, is_established
 #[inline(always)]
 fn is_bare_control(packet: &Packet, owner: Owner) -> bool {
     let is_kernels = matches!(owner, Owner::Nobody | Owner::Root);
-    let is_control = packet.tcp_flags & flag::SYN == 0 && packet.tcp_flags & (flag::RST | flag::ACK | flag::FIN) != 0;
+    let is_control = packet.tcp_flags & flag::SYN == 0
+        && packet.tcp_flags & (flag::RST | flag::ACK | flag::FIN) != 0;
     is_kernels && is_control && packet.part == Part::Whole && !packet.has_payload
 }
 

@@ -16,7 +16,9 @@ macro_rules! word {
 /// Reads a field that holds a pointer.
 macro_rules! pointer {
     ($context:expr, $kind:ty, $field:ident) => {
-        $crate::context::field::read_pointer::<{ ::core::mem::offset_of!($kind, $field) }>($context.cast())
+        $crate::context::field::read_pointer::<{ ::core::mem::offset_of!($kind, $field) }>(
+            $context.cast(),
+        )
     };
 }
 
@@ -90,7 +92,12 @@ pub unsafe fn read_word<const OFFSET: usize>(context: *mut c_void) -> u32 {
 #[cfg(not(target_arch = "bpf"))]
 pub unsafe fn read_pointer<const OFFSET: usize>(context: *mut c_void) -> *mut c_void {
     // SAFETY: by the caller.
-    unsafe { context.byte_add(OFFSET).cast::<*mut c_void>().read_volatile() }
+    unsafe {
+        context
+            .byte_add(OFFSET)
+            .cast::<*mut c_void>()
+            .read_volatile()
+    }
 }
 
 /// # Safety

@@ -42,7 +42,10 @@ pub enum Assignment {
 
 /// A packet on its way through a device.
 pub struct Frame<'a> {
-    #[cfg_attr(not(feature = "log"), expect(dead_code, reason = "only log lines need the context itself"))]
+    #[cfg_attr(
+        not(feature = "log"),
+        expect(dead_code, reason = "only log lines need the context itself")
+    )]
     pub context: &'a TcContext,
     raw: *mut __sk_buff,
 }
@@ -50,7 +53,10 @@ pub struct Frame<'a> {
 impl<'a> Frame<'a> {
     #[inline(always)]
     pub const fn new(context: &'a TcContext) -> Self {
-        Self { context, raw: context.skb.skb }
+        Self {
+            context,
+            raw: context.skb.skb,
+        }
     }
 
     /// Index of the device.
@@ -126,7 +132,11 @@ impl<'a> Frame<'a> {
             }
             let result = helper::bpf_sk_assign(self.raw.cast(), socket, 0);
             helper::bpf_sk_release(socket);
-            if result == 0 { Assignment::Done } else { Assignment::Refused }
+            if result == 0 {
+                Assignment::Done
+            } else {
+                Assignment::Refused
+            }
         }
     }
 }
@@ -146,6 +156,10 @@ impl Bytes for Frame<'_> {
                 bpf_hdr_start_off::BPF_HDR_START_NET,
             )
         };
-        if result == 0 { Ok(bytes) } else { Err(Unreadable) }
+        if result == 0 {
+            Ok(bytes)
+        } else {
+            Err(Unreadable)
+        }
     }
 }

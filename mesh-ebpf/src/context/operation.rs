@@ -10,7 +10,10 @@ use super::{INET, INET6, Socket, from_words};
 
 /// An operation on a connection.
 pub struct Operation<'a> {
-    #[cfg_attr(not(feature = "log"), expect(dead_code, reason = "only log lines need the context itself"))]
+    #[cfg_attr(
+        not(feature = "log"),
+        expect(dead_code, reason = "only log lines need the context itself")
+    )]
     pub context: &'a SockOpsContext,
     raw: *mut bpf_sock_ops,
 }
@@ -18,7 +21,10 @@ pub struct Operation<'a> {
 impl<'a> Operation<'a> {
     #[inline(always)]
     pub const fn new(context: &'a SockOpsContext) -> Self {
-        Self { context, raw: context.ops }
+        Self {
+            context,
+            raw: context.ops,
+        }
     }
 
     /// Which operation: a `BPF_SOCK_OPS_*` number.
@@ -99,7 +105,8 @@ impl<'a> Operation<'a> {
     pub fn watch_state(&self) -> bool {
         // SAFETY: see `kind`; a helper that takes this context.
         unsafe {
-            let flags = word!(self.raw, bpf_sock_ops, bpf_sock_ops_cb_flags) | BPF_SOCK_OPS_STATE_CB_FLAG;
+            let flags =
+                word!(self.raw, bpf_sock_ops, bpf_sock_ops_cb_flags) | BPF_SOCK_OPS_STATE_CB_FLAG;
             helper::bpf_sock_ops_cb_flags_set(self.raw, flags.cast_signed()) == 0
         }
     }

@@ -16,7 +16,9 @@ pub struct OptionRequest {
 impl OptionRequest {
     #[inline(always)]
     pub const fn new(context: &SockoptContext) -> Self {
-        Self { raw: context.sockopt }
+        Self {
+            raw: context.sockopt,
+        }
     }
 
     #[inline(always)]

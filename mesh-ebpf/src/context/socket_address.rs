@@ -18,7 +18,10 @@ const CONNECTION_REFUSED: i32 = 111;
 
 /// The address of a `connect()` or `getpeername()`, and its socket.
 pub struct SocketAddress<'a> {
-    #[cfg_attr(not(feature = "log"), expect(dead_code, reason = "only log lines need the context itself"))]
+    #[cfg_attr(
+        not(feature = "log"),
+        expect(dead_code, reason = "only log lines need the context itself")
+    )]
     pub context: &'a SockAddrContext,
     raw: *mut bpf_sock_addr,
 }
@@ -26,7 +29,10 @@ pub struct SocketAddress<'a> {
 impl<'a> SocketAddress<'a> {
     #[inline(always)]
     pub const fn new(context: &'a SockAddrContext) -> Self {
-        Self { context, raw: context.sock_addr }
+        Self {
+            context,
+            raw: context.sock_addr,
+        }
     }
 
     #[inline(always)]
