@@ -13,7 +13,7 @@ use crate::error::KernelError;
 
 /// Where cgroup v2 is mounted, also in a hybrid hierarchy; `None` when it is not.
 pub fn mount_point() -> Option<PathBuf> {
-    parse_mount_point(&fs::read_to_string("/proc/self/mounts").ok()?)
+    parse_mount_point(&fs::read_to_string("/proc/thread-self/mounts").ok()?)
 }
 
 fn parse_mount_point(mounts: &str) -> Option<PathBuf> {
@@ -27,7 +27,7 @@ fn parse_mount_point(mounts: &str) -> Option<PathBuf> {
 
 /// The cgroup of this process, as a folder: where to put the mesh's cgroups unless told otherwise.
 pub fn own() -> Option<PathBuf> {
-    let text = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let text = fs::read_to_string("/proc/thread-self/cgroup").ok()?;
     let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
     Some(mount_point()?.join(path.trim_start_matches('/')))
 }
@@ -64,9 +64,9 @@ pub(crate) fn depth(path: &Path) -> Result<u32, KernelError> {
         source,
     })?;
     let mountinfo =
-        fs::read_to_string("/proc/self/mountinfo").map_err(|source| KernelError::File {
+        fs::read_to_string("/proc/thread-self/mountinfo").map_err(|source| KernelError::File {
             operation: "read",
-            path: PathBuf::from("/proc/self/mountinfo"),
+            path: PathBuf::from("/proc/thread-self/mountinfo"),
             source,
         })?;
     depth_in(&mountinfo, &path).ok_or_else(not_found)

@@ -30,7 +30,10 @@ impl EventStream {
     pub(crate) fn open(map: &MapData) -> Result<Self, KernelError> {
         let open = || -> io::Result<Self> {
             let fd = map.fd().as_fd().try_clone_to_owned()?;
-            let ready = AsyncFd::register_with_interest(fd.try_clone()?, Interest::READABLE)?;
+            // SAFETY: the stream owns the duplicate and never closes or replaces it while it is registered.
+            let ready = unsafe {
+                AsyncFd::register_with_interest(fd.try_clone()?, Interest::READABLE)
+            }?;
             let map = MapData::from_fd(fd).map_err(io::Error::other)?;
             let ring = RingBuf::try_from(Map::RingBuf(map)).map_err(io::Error::other)?;
             Ok(Self { ring, ready })

@@ -188,7 +188,7 @@ fn mount_at(path: &Path) -> io::Result<()> {
 
 /// Removes the folder, and the mount if it is ours and empty. What others put there stays.
 pub(crate) fn remove_root(root: &Path) -> io::Result<()> {
-    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    let mounts = fs::read_to_string("/proc/thread-self/mounts")?;
     let ours = |path: &Path| {
         mounts.lines().any(|line| {
             let mut fields = line.split(' ');
