@@ -16,7 +16,7 @@ use super::mailbox::Mailbox;
 use super::stream::Side;
 use super::table::Streams;
 use super::task::Task;
-use super::{Dialler, Limits, TunnelKey};
+use super::{Dialler, Limits, PeerChain, TunnelKey};
 use crate::tls::{Channel, TlsError};
 
 /// A peer that has vanished is noticed after this time: while bytes are under way by their not being acknowledged, and
@@ -31,6 +31,7 @@ pub(super) struct Dialled {
     pub(super) task: Task,
     pub(super) mailbox: Rc<Mailbox>,
     pub(super) peer: SpiffeId,
+    pub(super) chain: Arc<PeerChain>,
     pub(super) tls: String,
 }
 
@@ -87,6 +88,7 @@ pub(super) async fn dial(
         task: Task::new(channel, streams),
         mailbox,
         peer,
+        chain: PeerChain::verified_now(session.peer),
         tls: session.name,
     })
 }

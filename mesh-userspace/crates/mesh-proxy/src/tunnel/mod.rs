@@ -27,7 +27,7 @@ use mesh_core::addr::PeerAddr;
 use mesh_core::identity::SpiffeId;
 use mesh_core::outcome::Reason;
 use mesh_core::workload::WorkloadId;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::net::TcpStream;
 
 use crate::wire;
@@ -95,11 +95,23 @@ pub trait Dialler {
     ) -> LocalBoxFuture<'_, std::io::Result<TcpStream>>;
 }
 
+/// What proved a peer's identity in the handshake. One per tunnel, shared by its streams: whoever must know later whether
+/// it would still be accepted, verifies it again.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PeerChain {
+    /// The peer's certificates, its own first.
+    pub certificates: Vec<CertificateDer<'static>>,
+    /// When they were verified.
+    pub verified_at: UnixTime,
+}
+
 /// A stream that the peer's application took. Its bytes are on their way already.
 #[derive(Debug)]
 pub struct Opened {
     /// The identity in the peer's certificate.
     pub peer: SpiffeId,
+    /// What proved it.
+    pub chain: Arc<PeerChain>,
     /// TLS version and cipher suite.
     pub tls: String,
     /// To watch it and to cut it.
@@ -124,6 +136,8 @@ pub struct OpenError {
 pub struct Peer {
     /// The identity in its certificate.
     pub identity: SpiffeId,
+    /// What proved it.
+    pub chain: Arc<PeerChain>,
     /// Its address.
     pub address: SocketAddr,
     /// The identity in the certificate that we showed: which of our workloads was meant.
@@ -188,6 +202,16 @@ pub struct TunnelFigures {
     pub handshake_failures: u64,
     /// Tunnels that were closed because the peer broke the protocol.
     pub protocol_errors: u64,
+}
+
+impl PeerChain {
+    /// Of a handshake that has just verified these.
+    fn verified_now(certificates: Vec<CertificateDer<'static>>) -> Arc<Self> {
+        Arc::new(Self {
+            certificates,
+            verified_at: UnixTime::now(),
+        })
+    }
 }
 
 impl fmt::Debug for OpenRequest {

@@ -19,7 +19,7 @@ use super::app;
 use super::client::{self, DialFailure, Dialled};
 use super::handle::{Shared, StreamHandle};
 use super::mailbox::{Command, Mailbox, NewStream};
-use super::{Dialler, Limits, OpenError, OpenRequest, Opened, TunnelFigures, TunnelKey};
+use super::{Dialler, Limits, OpenError, OpenRequest, Opened, PeerChain, TunnelFigures, TunnelKey};
 use crate::wire;
 
 /// Tunnels that a stream tries, where each ends just before it answers.
@@ -50,6 +50,7 @@ struct Place {
 struct Tunnel {
     mailbox: Rc<Mailbox>,
     peer: SpiffeId,
+    chain: Arc<PeerChain>,
     tls: String,
 }
 
@@ -114,6 +115,7 @@ impl Pool {
                 Ok(stream) => {
                     return Ok(Opened {
                         peer: tunnel.peer.clone(),
+                        chain: Arc::clone(&tunnel.chain),
                         tls: tunnel.tls.clone(),
                         stream,
                     });
@@ -138,10 +140,10 @@ impl Pool {
     }
 
     /// Ends at once the tunnels of which `which` says so: applications see resets.
-    pub fn cut(&self, which: impl Fn(&TunnelKey, &SpiffeId) -> bool, reason: Reason) {
+    pub fn cut(&self, mut which: impl FnMut(&TunnelKey, &Arc<PeerChain>) -> bool, reason: Reason) {
         for (key, place) in &*self.0.places.borrow() {
             for tunnel in &place.tunnels {
-                if which(key, &tunnel.peer) {
+                if which(key, &tunnel.chain) {
                     tunnel.mailbox.send(Command::CutAll(reason));
                 }
             }
@@ -332,12 +334,18 @@ impl Pool {
             task,
             mailbox,
             peer,
+            chain,
             tls,
         } = dialled;
         if self.0.draining.get() {
             mailbox.send(Command::Retire);
         }
-        let tunnel = Rc::new(Tunnel { mailbox, peer, tls });
+        let tunnel = Rc::new(Tunnel {
+            mailbox,
+            peer,
+            chain,
+            tls,
+        });
         let mut places = self.0.places.borrow_mut();
         let place = places.entry(key.clone()).or_default();
         place.tunnels.push(Rc::clone(&tunnel));

@@ -14,7 +14,7 @@ use super::mailbox::{Command, Mailbox};
 use super::stream::Side;
 use super::table::{Acceptor, Streams};
 use super::task::Task;
-use super::{Inbound, Limits, Peer, TunnelFigures};
+use super::{Inbound, Limits, Peer, PeerChain, TunnelFigures};
 use crate::tls::{Channel, TlsError};
 
 /// The tunnels that one worker thread has accepted.
@@ -91,12 +91,12 @@ impl Server {
     }
 
     /// Ends at once the tunnels of which `which` says so: applications see resets.
-    pub fn cut(&self, which: impl Fn(&Peer) -> bool, reason: Reason) {
+    pub fn cut(&self, which: impl FnMut(&Peer) -> bool, reason: Reason) {
         self.send(which, || Command::CutAll(reason));
     }
 
     /// Asks peers to open no further streams. Their tunnels end with the last stream.
-    pub fn drain(&self, which: impl Fn(&Peer) -> bool) {
+    pub fn drain(&self, which: impl FnMut(&Peer) -> bool) {
         self.send(which, || Command::Retire);
     }
 
@@ -128,6 +128,7 @@ impl Server {
             identity: mesh_identity::tls::peer_identity(&session.peer)?,
             address,
             server: mesh_identity::tls::peer_identity(&session.shown)?,
+            chain: PeerChain::verified_now(session.peer),
             tls: session.name,
         };
         Ok((channel, peer))
@@ -146,7 +147,7 @@ impl Server {
         }
     }
 
-    fn send(&self, which: impl Fn(&Peer) -> bool, command: impl Fn() -> Command) {
+    fn send(&self, mut which: impl FnMut(&Peer) -> bool, command: impl Fn() -> Command) {
         for entry in self.0.tunnels.borrow().values() {
             if which(&entry.peer) {
                 entry.mailbox.send(command());
