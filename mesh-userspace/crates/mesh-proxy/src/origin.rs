@@ -30,7 +30,9 @@ pub(crate) enum NoOrigin {
     #[error("the connection was not sent here by the kernel: somebody dialled the proxy itself")]
     Missing(#[source] io::Error),
     /// The record is of another layout.
-    #[error("the kernel's record has layout version {0}, not {LAYOUT_VERSION}; agent and worker do not fit")]
+    #[error(
+        "the kernel's record has layout version {0}, not {LAYOUT_VERSION}; agent and worker do not fit"
+    )]
     Version(u16),
     /// The record is not one that the kernel programs write.
     #[error("the kernel's record is damaged: {0}")]
@@ -107,7 +109,7 @@ fn check(origin: &Origin, listener: WorkloadId) -> Result<Dialled, NoOrigin> {
         version,
         family,
         port,
-        reserved: _,
+        listener_port: _,
         address,
         workload,
         pid,
@@ -121,7 +123,9 @@ fn check(origin: &Origin, listener: WorkloadId) -> Result<Dialled, NoOrigin> {
         return Err(NoOrigin::Version(version));
     }
     if i32::from(family) != libc::AF_INET && i32::from(family) != libc::AF_INET6 {
-        return Err(NoOrigin::Damaged("its address family is neither IPv4 nor IPv6"));
+        return Err(NoOrigin::Damaged(
+            "its address family is neither IPv4 nor IPv6",
+        ));
     }
     if port == 0 {
         return Err(NoOrigin::Damaged("it has no port"));
@@ -150,7 +154,7 @@ mod tests {
             version: LAYOUT_VERSION,
             family: 2,
             port: 8080_u16.to_be(),
-            reserved: 0,
+            listener_port: 0,
             address: mesh_common::address::v4_mapped([10, 200, 0, 9]),
             workload: 5,
             pid: 77,
@@ -181,13 +185,25 @@ mod tests {
     #[test]
     fn anything_else_is_refused() {
         let bad = |origin: Origin| check(&origin, WorkloadId(5)).unwrap_err();
-        let version = Origin { version: 9, ..origin() };
+        let version = Origin {
+            version: 9,
+            ..origin()
+        };
         assert!(matches!(bad(version), NoOrigin::Version(9)));
-        let family = Origin { family: 1, ..origin() };
+        let family = Origin {
+            family: 1,
+            ..origin()
+        };
         assert!(matches!(bad(family), NoOrigin::Damaged(_)));
-        let port = Origin { port: 0, ..origin() };
+        let port = Origin {
+            port: 0,
+            ..origin()
+        };
         assert!(matches!(bad(port), NoOrigin::Damaged(_)));
-        let other = Origin { workload: 6, ..origin() };
+        let other = Origin {
+            workload: 6,
+            ..origin()
+        };
         assert!(matches!(bad(other), NoOrigin::WrongWorkload { .. }));
     }
 

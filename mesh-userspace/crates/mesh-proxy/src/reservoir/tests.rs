@@ -23,7 +23,10 @@ fn sockets(count: usize) -> Vec<OwnedFd> {
 
 fn asked(messages: &mut UnboundedReceiver<ToAgent>) -> usize {
     let mut sum = 0;
-    while let Ok(ToAgent::NeedSockets { count, workload, .. }) = messages.try_recv() {
+    while let Ok(ToAgent::NeedSockets {
+        count, workload, ..
+    }) = messages.try_recv()
+    {
         assert_eq!(workload, WorkloadId(3));
         sum += usize::from(count);
     }
@@ -38,7 +41,7 @@ fn soon() -> Instant {
     Instant::now() + Duration::from_millis(200)
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn an_idle_workload_holds_two() {
     let (reservoir, mut messages) = reservoir();
     reservoir.prime(DIAL);
@@ -52,11 +55,15 @@ async fn an_idle_workload_holds_two() {
     for _ in 0..300 {
         reservoir.tick();
     }
-    assert!((2..=8).contains(&stock(&reservoir)), "{}", stock(&reservoir));
+    assert!(
+        (2..=8).contains(&stock(&reservoir)),
+        "{}",
+        stock(&reservoir)
+    );
     assert_eq!(asked(&mut messages), 0);
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn demand_grows_the_stock_and_silence_shrinks_it() {
     let (reservoir, mut messages) = reservoir();
     reservoir.put(DIAL, sockets(1));
@@ -74,18 +81,18 @@ async fn demand_grows_the_stock_and_silence_shrinks_it() {
     assert!(stock(&reservoir) <= 4 * IDLE, "{}", stock(&reservoir));
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn an_empty_shelf_waits_for_the_agent_and_gives_up_at_the_deadline() {
     let (reservoir, mut messages) = reservoir();
     let before = Instant::now();
     assert!(reservoir.take(DIAL, soon()).await.is_err());
-    assert_eq!(before.elapsed(), Duration::from_millis(200));
+    assert!(before.elapsed() >= Duration::from_millis(200));
     assert!(asked(&mut messages) >= 1);
     assert_eq!(reservoir.waits.load(Ordering::Relaxed), 1);
     assert_eq!(reservoir.shelf(DIAL).lock().waiting, 0);
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn waiting_dials_are_all_served_by_one_batch() {
     let (reservoir, mut messages) = reservoir();
     let local = tokio::task::LocalSet::new();
@@ -108,7 +115,7 @@ async fn waiting_dials_are_all_served_by_one_batch() {
         .await;
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_lost_request_is_repeated() {
     let (reservoir, mut messages) = reservoir();
     let deadline = Instant::now() + Duration::from_secs(5);

@@ -1,0 +1,221 @@
+//! Accepts connections: one loop per listener and thread. A failed accept never ends a loop; only leaving and draining
+//! do, and then what is in the queue already is still taken.
+
+use std::future::Future;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use mesh_core::addr::{ClientAddr, canonical};
+use mesh_core::identity::SpiffeId;
+use mesh_core::outcome::Reason;
+use mesh_core::record::Direction;
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::context::Context;
+use crate::inbound::{At, Tunnel};
+use crate::link::ListenerKind;
+use crate::record::Ended;
+use crate::reset::{self, ResetOnDrop};
+use crate::served::{Served, Share};
+use crate::{outbound, plain};
+
+/// First pause after an accept that failed for want of descriptors or memory; it doubles up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// An accepted connection of an application.
+pub(crate) struct Accepted {
+    /// The connection.
+    pub(crate) connection: TcpStream,
+    /// The other end.
+    pub(crate) client: ClientAddr,
+    /// Counts as one of the workload's connections for as long as it lives.
+    pub(crate) share: Share,
+}
+
+/// Accepts what arrives at a workload's listener, until the workload leaves or the worker drains.
+pub(crate) async fn workload(
+    cx: Rc<Context>,
+    served: Arc<Served>,
+    listener: TcpListener,
+    kind: ListenerKind,
+) {
+    // Until the queue is empty, the workload has not left.
+    let _member = served.member();
+    let stop = async {
+        tokio::select! {
+            () = served.leaving.begun() => {}
+            () = cx.shared.drain.begun() => {}
+        }
+    };
+    accept(&cx, &listener, stop, |connection, client| match kind {
+        ListenerKind::Outbound => {
+            story(
+                &cx,
+                &served,
+                connection,
+                client,
+                Direction::Outbound,
+                outbound::serve,
+            );
+        }
+        ListenerKind::Plaintext => {
+            story(
+                &cx,
+                &served,
+                connection,
+                client,
+                Direction::Inbound,
+                plain::serve,
+            );
+        }
+        ListenerKind::Tunnel => {
+            let own: Arc<[SpiffeId]> = Arc::new([served.local.identity.clone()]);
+            tunnel(&cx, connection, own, At::Workload(Arc::clone(&served)));
+        }
+    })
+    .await;
+}
+
+/// Accepts tunnels for the host services of this node, until the worker drains.
+pub(crate) async fn host(cx: Rc<Context>, listener: TcpListener) {
+    let stop = cx.shared.drain.begun();
+    accept(&cx, &listener, stop, |connection, _| {
+        let own = cx.shared.served.load().host_identities();
+        tunnel(&cx, connection, own, At::Host);
+    })
+    .await;
+}
+
+async fn accept(
+    cx: &Rc<Context>,
+    listener: &TcpListener,
+    stop: impl Future<Output = ()>,
+    mut serve: impl FnMut(TcpStream, ClientAddr),
+) {
+    let mut stop = std::pin::pin!(stop);
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = &mut stop => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((connection, client)) => {
+                pause = FIRST_PAUSE;
+                serve(connection, ClientAddr(canonical(client)));
+            }
+            Err(error) => {
+                cx.shared
+                    .counters
+                    .accept_failures
+                    .fetch_add(1, Ordering::Relaxed);
+                if exhausted(&error) {
+                    tracing::warn!(%error, "cannot accept a connection; pausing");
+                    // The connection stays in the queue. Stopping is not held up by the pause.
+                    tokio::select! {
+                        () = &mut stop => break,
+                        () = tokio::time::sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
+                    }
+                }
+            }
+        }
+    }
+    // What the kernel has queued was promised to be served.
+    while let Some(Ok((connection, client))) = listener.accept().now_or_never() {
+        serve(connection, ClientAddr(canonical(client)));
+    }
+}
+
+/// Whether an accept failed for want of something, rather than because of its one connection (accept(2) passes pending
+/// network errors of the new socket on).
+fn exhausted(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
+    )
+}
+
+fn story<F: Future<Output = ()> + 'static>(
+    cx: &Rc<Context>,
+    served: &Arc<Served>,
+    connection: TcpStream,
+    client: ClientAddr,
+    direction: Direction,
+    serve: impl FnOnce(Rc<Context>, Accepted) -> F,
+) {
+    match served.connection() {
+        Ok(share) => {
+            let accepted = Accepted {
+                connection,
+                client,
+                share,
+            };
+            tokio::task::spawn_local(serve(Rc::clone(cx), accepted));
+        }
+        Err(full) => {
+            let record = cx.record(direction, &cx.shared.world.load());
+            record.fill(|record| {
+                record.client = Some(client);
+                let party = match direction {
+                    Direction::Outbound => &mut record.source,
+                    Direction::Inbound => &mut record.destination,
+                };
+                party.workload = Some(served.local.name.clone());
+                party.identity = Some(served.local.identity.clone());
+            });
+            reset::now(connection);
+            record.close(Ended::before(Reason::Overloaded, full.to_string()));
+        }
+    }
+}
+
+fn tunnel(cx: &Rc<Context>, connection: TcpStream, own: Arc<[SpiffeId]>, at: At) {
+    let connection = ResetOnDrop::new(connection);
+    let share = match &at {
+        At::Workload(served) => match served.tunnel() {
+            Ok(share) => Some(share),
+            Err(full) => {
+                return tracing::warn!(workload = %served.local.name, %full, "tunnel refused");
+            }
+        },
+        At::Host => None,
+    };
+    let config = match cx.configs.server(&cx.identities(), &own) {
+        Ok(config) => config,
+        Err(error) => return tracing::warn!(%error, "tunnel refused"),
+    };
+    tokio::task::spawn_local(carry_tunnel(Rc::clone(cx), connection, config, at, share));
+}
+
+async fn carry_tunnel(
+    cx: Rc<Context>,
+    mut connection: ResetOnDrop,
+    config: Arc<rustls::ServerConfig>,
+    at: At,
+    _share: Option<Share>,
+) {
+    let Some(stream) = connection.take() else {
+        return;
+    };
+    let inbound = Tunnel::new(&cx, at.clone());
+    let serve = cx.server.serve(stream, config, inbound);
+    let gone = async {
+        match &at {
+            At::Workload(served) => served.leaving.finished().await,
+            At::Host => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        result = serve => if let Err(error) = result {
+            tracing::debug!(%error, "a tunnel ended");
+        },
+        // No connection is left in it, and its workload is no longer ours to speak for.
+        () = gone => {}
+    }
+}

@@ -1,0 +1,155 @@
+//! A workload of this node, as it is being served: its sockets, its limits, its end. Shared by all threads.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::drain::Leaving;
+use crate::figures::Counters;
+use crate::link::{LocalWorkload, Purpose, SocketKind, ToAgent};
+use crate::reservoir::Reservoir;
+
+/// Most application connections of one workload at a time, outbound and inbound together: one workload must not use up
+/// the worker's descriptors.
+pub(crate) const MAX_CONNECTIONS: usize = 10_000;
+
+/// Most tunnels that peers hold open to one workload. Each carries many connections; more is not honest.
+pub(crate) const MAX_TUNNELS: usize = 4_096;
+
+/// One workload.
+#[derive(Debug)]
+pub(crate) struct Served {
+    /// What the agent said of it.
+    pub(crate) local: LocalWorkload,
+    /// Sockets in its network namespace.
+    pub(crate) reservoir: Reservoir,
+    /// Its end.
+    pub(crate) leaving: Leaving,
+    connections: AtomicUsize,
+    tunnels: AtomicUsize,
+}
+
+/// A limit of the workload was reached.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("the workload has {0} {1} open, which is the limit")]
+pub(crate) struct Full(usize, &'static str);
+
+impl Served {
+    /// Takes over a workload.
+    pub(crate) fn new(
+        local: LocalWorkload,
+        agent: UnboundedSender<ToAgent>,
+        counters: &Counters,
+    ) -> Arc<Self> {
+        let workload = local.id;
+        let reservoir = Reservoir::new(
+            workload,
+            agent.clone(),
+            Arc::clone(&counters.reservoir_waits),
+        );
+        let leaving = Leaving::new(move || {
+            // Without an agent there is nobody to tell.
+            drop(agent.send(ToAgent::Unenrolled { workload }));
+        });
+        Arc::new(Self {
+            local,
+            reservoir,
+            leaving,
+            connections: AtomicUsize::new(0),
+            tunnels: AtomicUsize::new(0),
+        })
+    }
+
+    /// Asks for the first sockets: one for a tunnel, one for a delivery, in the workload's first family.
+    pub(crate) fn prime(&self) {
+        let ipv6 = self.local.addresses.first().is_some_and(IpAddr::is_ipv6);
+        for purpose in [Purpose::Dial, Purpose::Deliver] {
+            self.reservoir.prime(SocketKind { purpose, ipv6 });
+        }
+    }
+
+    /// Whether an address is the workload's.
+    pub(crate) fn owns(&self, address: IpAddr) -> bool {
+        self.local.addresses.contains(&address.to_canonical())
+    }
+
+    /// Counts one more application connection.
+    pub(crate) fn connection(self: &Arc<Self>) -> Result<Share, Full> {
+        self.share(Counted::Connection, MAX_CONNECTIONS, "connections")
+    }
+
+    /// Counts one more tunnel from a peer. Tunnels do not keep a workload from leaving: their streams do.
+    pub(crate) fn tunnel(self: &Arc<Self>) -> Result<Share, Full> {
+        self.share(Counted::Tunnel, MAX_TUNNELS, "tunnels")
+    }
+
+    /// A share for something that must end before the workload has left, and that no limit counts.
+    pub(crate) fn member(self: &Arc<Self>) -> Share {
+        self.leaving.enter();
+        Share {
+            served: Arc::clone(self),
+            counted: Counted::Member,
+        }
+    }
+
+    fn share(
+        self: &Arc<Self>,
+        counted: Counted,
+        most: usize,
+        what: &'static str,
+    ) -> Result<Share, Full> {
+        let place = match counted {
+            Counted::Connection => &self.connections,
+            Counted::Tunnel | Counted::Member => &self.tunnels,
+        };
+        if place.fetch_add(1, Ordering::AcqRel) >= most {
+            place.fetch_sub(1, Ordering::AcqRel);
+            return Err(Full(most, what));
+        }
+        if counted == Counted::Connection {
+            self.leaving.enter();
+        }
+        Ok(Share {
+            served: Arc::clone(self),
+            counted,
+        })
+    }
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Counted {
+    Connection,
+    Tunnel,
+    Member,
+}
+
+/// A share of a workload, given back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Share {
+    served: Arc<Served>,
+    counted: Counted,
+}
+
+impl Share {
+    /// Whose.
+    pub(crate) fn served(&self) -> &Arc<Served> {
+        &self.served
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        match self.counted {
+            Counted::Connection => {
+                self.served.connections.fetch_sub(1, Ordering::AcqRel);
+                self.served.leaving.exit();
+            }
+            Counted::Tunnel => {
+                self.served.tunnels.fetch_sub(1, Ordering::AcqRel);
+            }
+            Counted::Member => self.served.leaving.exit(),
+        }
+    }
+}
