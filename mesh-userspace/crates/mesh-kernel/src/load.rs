@@ -8,9 +8,12 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use aya::maps::MapData;
-use aya::programs::{CgroupSockAddr, CgroupSockopt, Program, SchedClassifier, SockOps};
+use aya::programs::{
+    CgroupSockAddr, CgroupSockopt, Program, ProgramType, SchedClassifier, SockOps,
+};
+use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Btf, EbpfLoader};
-use mesh_common::names::{map, program};
+use mesh_common::names::{global, map, program};
 
 use crate::bpf;
 use crate::error::KernelError;
@@ -78,6 +81,10 @@ pub(crate) fn load(pins: &Pins) -> Result<Object, KernelError> {
     for name in maps::PINNED {
         loader.map_pin_path(name, pins.maps().join(name));
     }
+    let set_retval = has_helper(BpfHelper::BPF_FUNC_set_retval);
+    let multipath = has_helper(BpfHelper::BPF_FUNC_skc_to_mptcp_sock);
+    loader.override_global(global::HAS_SET_RETVAL, &set_retval, true);
+    loader.override_global(global::HAS_MULTIPATH, &multipath, true);
     let mut ebpf = loader.load(object::bytes()?).map_err(load_error)?;
     let mut programs = BTreeMap::new();
     for name in PROGRAMS {
@@ -112,6 +119,14 @@ pub(crate) fn load(pins: &Pins) -> Result<Object, KernelError> {
         maps,
         events,
     })
+}
+
+/// Whether connect hooks can call a helper that they can do without, as the number that the programs read. Where it is
+/// missing, or cannot be asked for, the verifier sees the call as dead code.
+fn has_helper(helper: BpfHelper) -> u8 {
+    is_helper_supported(ProgramType::CgroupSockAddr, helper)
+        .unwrap_or(false)
+        .into()
 }
 
 fn load_program(program: &mut Program) -> Result<(), aya::programs::ProgramError> {
