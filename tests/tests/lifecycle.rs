@@ -139,7 +139,7 @@ fn enrolling_and_leaving_under_load_loses_nothing() -> Result<()> {
 #[test]
 fn every_kind_of_destination_works() -> Result<()> {
     story(&[Need::Program("tcpdump")], |cluster| {
-        let mut shop = Shop::build(cluster, &[])?;
+        let shop = Shop::build(cluster, &[])?;
         let outsider = cluster.outsider()?;
         let mut outside = outsider.serve(&["7000=echo"])?;
         cluster.start(&[&shop.client, &shop.server])?;

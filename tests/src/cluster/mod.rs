@@ -8,6 +8,7 @@
 //! Addresses are the same in every cluster, since no two share a namespace: the wire is 10.99.0.0/24 and fd99::/64, pods of
 //! the n-th node 10.n.0.0/24 and fd00:n::/64, services 10.200.0.0/16 and fd00:200::/64 (which are routed nowhere).
 
+pub mod ask;
 pub mod capture;
 pub mod configuration;
 pub mod nginx;

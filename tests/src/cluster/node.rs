@@ -1,7 +1,7 @@
 //! One node: a network namespace with a bridge for its pods, a cgroup subtree, a bpffs folder, and its own agent.
 
 use std::fs;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::observe::{Flow, Status, last_lines};
+use super::observe::{Status, last_lines};
 use super::place::{Place, Selected, Selector};
 use super::{Cluster, wire};
 use crate::eventually::{eventually, until};
@@ -26,8 +26,8 @@ use crate::host::process::{Launch, Process};
 const READY: Duration = Duration::from_secs(30);
 
 /// Where metrics and health are served.
-const METRICS: u16 = 15_020;
-const HEALTH: u16 = 15_021;
+pub(super) const METRICS: u16 = 15_020;
+pub(super) const HEALTH: u16 = 15_021;
 
 /// A node of the cluster.
 pub struct Node {
@@ -167,13 +167,16 @@ impl Node {
 
     /// Starts the agent; does not wait for it.
     pub fn start(&self) -> Result<()> {
+        self.start_with(&self.file)
+    }
+
+    /// Starts the agent with another configuration file than the cluster's.
+    pub fn start_with(&self, file: &Path) -> Result<()> {
         let run = self.run_folder();
         fs::create_dir_all(&run).with_context(|| format!("create {}", run.display()))?;
-        let system = self.cgroup.path().join("system");
-        fs::create_dir_all(&system).with_context(|| format!("create {}", system.display()))?;
         let agent = Launch::new(binary::warren()?)
             .args(["node", "--name", &self.name, "--file"])
-            .args([&self.file])
+            .args([file])
             .args(["--run-dir".as_ref(), run.as_path()])
             .args(["--bpffs".as_ref(), self.bpf.path()])
             .args(["--cgroup-root".as_ref(), self.cgroup.path()])
@@ -185,7 +188,7 @@ impl Node {
                 std::env::var_os("WARREN_LOG").unwrap_or_else(|| "debug".into()),
             )
             .namespace(self.namespace.name())
-            .cgroup(&system)
+            .cgroup(&self.system_cgroup()?)
             .log(&self.log())
             .start()?;
         *self.agent() = Some(agent);
@@ -319,114 +322,11 @@ impl Node {
         Ok(())
     }
 
-    /// Runs a verb of the command line against this node.
-    pub fn cli(&self, arguments: &[&str]) -> Result<Output> {
-        self.cli_command(arguments)?.finish()
-    }
-
-    /// A verb of the command line against this node, to run.
-    pub fn cli_command(&self, arguments: &[&str]) -> Result<Verb> {
-        let launch = Launch::new(binary::warren()?)
-            .args(["--socket".as_ref(), self.socket().as_path()])
-            .args(arguments)
-            .namespace(self.namespace.name())
-            .cgroup(&self.system_cgroup()?);
-        Ok(Verb(launch))
-    }
-
     /// The cgroup in which the node's own programs run.
-    fn system_cgroup(&self) -> Result<PathBuf> {
+    pub(super) fn system_cgroup(&self) -> Result<PathBuf> {
         let path = self.cgroup.path().join("system");
         fs::create_dir_all(&path).with_context(|| format!("create {}", path.display()))?;
         Ok(path)
-    }
-
-    /// Its status.
-    pub fn status(&self) -> Result<Status> {
-        let output = self.cli(&["status", "-o", "json"])?;
-        if output.code != 0 {
-            bail!(
-                "`warren status` failed ({}): {}",
-                output.code,
-                output.stderr
-            );
-        }
-        serde_json::from_str(&output.stdout)
-            .with_context(|| format!("a status: {:?}", output.stdout))
-    }
-
-    /// Its flows, oldest first, with filters of `warren flows`.
-    pub fn flows(&self, filters: &[&str]) -> Result<Vec<Flow>> {
-        let output = self.cli(&[&["flows", "--last", "5000", "-o", "json"], filters].concat())?;
-        if output.code != 0 {
-            bail!("`warren flows` failed ({}): {}", output.code, output.stderr);
-        }
-        output
-            .stdout
-            .lines()
-            .map(|line| serde_json::from_str(line).with_context(|| format!("a flow: {line:?}")))
-            .collect()
-    }
-
-    /// Waits for a flow.
-    pub fn wait_flow(
-        &self,
-        what: &str,
-        filters: &[&str],
-        is: impl Fn(&Flow) -> bool,
-    ) -> Result<Flow> {
-        let mut seen = Vec::new();
-        eventually(
-            &format!("node {}: a flow: {what}", self.name),
-            Duration::from_secs(8),
-            || {
-                seen = self.flows(filters)?;
-                Ok(seen.iter().find(|flow| is(flow)).cloned())
-            },
-        )
-        .with_context(|| {
-            let shown: Vec<String> = seen
-                .iter()
-                .rev()
-                .take(10)
-                .map(|flow| format!("{flow:?}"))
-                .collect();
-            format!(
-                "{} flows, the last of which:\n{}",
-                seen.len(),
-                shown.join("\n")
-            )
-        })
-    }
-
-    /// How often the kernel half did something, by the reason's label.
-    pub fn kernel_count(&self, reason: &str) -> Result<u64> {
-        Ok(self
-            .status()?
-            .kernel
-            .counters
-            .get(reason)
-            .copied()
-            .unwrap_or_default())
-    }
-
-    /// The metrics, as Prometheus would read them.
-    pub fn metrics(&self) -> Result<String> {
-        let (code, body) = self.http(METRICS, "/metrics")?;
-        if code != 200 {
-            bail!("metrics answered {code}: {body}");
-        }
-        Ok(body)
-    }
-
-    /// The status code of a health path.
-    pub fn health(&self, path: &str) -> Result<u16> {
-        Ok(self.http(HEALTH, path)?.0)
-    }
-
-    fn http(&self, port: u16, path: &str) -> Result<(u16, String)> {
-        self.namespace
-            .http_get(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), path)
     }
 
     /// Resident memory of a process, in KiB.
@@ -471,48 +371,6 @@ impl Node {
     }
 }
 
-/// A verb of the command line, to run.
-pub struct Verb(Launch);
-
-impl Verb {
-    /// Adds an environment variable.
-    #[must_use]
-    pub fn env(self, name: &str, value: &str) -> Self {
-        Self(self.0.env(name, value))
-    }
-
-    /// Runs it to its end.
-    pub fn finish(&self) -> Result<Output> {
-        let output = self
-            .0
-            .command()?
-            .stdin(std::process::Stdio::null())
-            .output()
-            .context("start warren")?;
-        Ok(Output {
-            code: output.status.code().unwrap_or(-1),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        })
-    }
-
-    /// Starts it, to read what it says line by line.
-    pub fn start(&self) -> Result<Process> {
-        self.0.start()
-    }
-}
-
-/// What a verb of the command line answered.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Output {
-    /// The exit code; -1 when a signal ended it.
-    pub code: i32,
-    /// Data.
-    pub stdout: String,
-    /// Everything else.
-    pub stderr: String,
-}
-
 /// Hardware address of an interface in a namespace.
 pub fn hardware_address(namespace: &Namespace, interface: &str) -> Result<String> {
     let output = namespace.ip_output(&["-o", "link", "show", "dev", interface])?;
@@ -527,9 +385,4 @@ pub fn hardware_address(namespace: &Namespace, interface: &str) -> Result<String
 /// Kernel programs attached to an interface, as `bpftool net` shows them.
 pub fn attached_programs(namespace: &Namespace) -> Result<String> {
     namespace.enter(|| command::run("bpftool", &["net", "show"]))?
-}
-
-/// Whether a path exists in the node's bpffs.
-pub fn exists(path: &Path) -> bool {
-    path.symlink_metadata().is_ok()
 }

@@ -28,6 +28,7 @@ pub struct Launch {
     namespace: Option<String>,
     cgroup: Option<PathBuf>,
     capabilities: Option<String>,
+    user: Option<u32>,
     log: Option<PathBuf>,
 }
 
@@ -41,6 +42,7 @@ impl Launch {
             namespace: None,
             cgroup: None,
             capabilities: None,
+            user: None,
             log: None,
         }
     }
@@ -85,6 +87,13 @@ impl Launch {
         self
     }
 
+    /// Runs it as another user, without supplementary groups.
+    #[must_use]
+    pub fn user(mut self, user: u32) -> Self {
+        self.user = Some(user);
+        self
+    }
+
     /// Sends its output to a file, rather than to [`Process::line`].
     #[must_use]
     pub fn log(mut self, path: &Path) -> Self {
@@ -108,6 +117,12 @@ impl Launch {
                 .arg("setpriv")
                 .arg(format!("--bounding-set=-all{kept}"))
                 .arg(format!("--inh-caps=-all{kept}"));
+        }
+        if let Some(user) = self.user {
+            command
+                .args(["setpriv", "--clear-groups"])
+                .arg(format!("--reuid={user}"))
+                .arg(format!("--regid={user}"));
         }
         command.arg(&self.program).args(&self.arguments);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
