@@ -85,7 +85,12 @@ struct Network {
 pub fn parse_ipv4(bytes: &impl Bytes) -> Result<Packet, Unreadable> {
     let header: [u8; 20] = bytes.read(0)?;
     let length = u32::from(header[0] & 0x0f) * 4;
-    let end = u32::from(u16::from_be_bytes([header[2], header[3]]));
+    let end = match u16::from_be_bytes([header[2], header[3]]) {
+        // What the kernel hands over in one piece may be longer than the field can say ("BIG TCP"); for anything else
+        // the kernel itself refuses a zero.
+        0 => u32::MAX,
+        length => u32::from(length),
+    };
     if header[0] >> 4 != 4 || length < 20 || end < length {
         return Err(Unreadable);
     }

@@ -314,8 +314,15 @@ fn ipv6_packets() {
     }
 }
 
+/// Longer than the length field can say: a jumbogram, or several segments in one.
 #[test]
-fn a_jumbogram_counts_as_carrying_payload() {
+fn a_length_of_zero_counts_as_carrying_payload() {
+    let mut bytes = ipv4(6, 0, 0, &tcp(flag::ACK, 0, 0));
+    bytes[2..4].fill(0);
+    assert_eq!(
+        parse_ipv4(&Memory(bytes)).map(|packet| packet.has_payload),
+        Ok(true)
+    );
     let mut bytes = ipv6(6, &tcp(flag::RST, 0, 0));
     bytes[4..6].fill(0);
     assert_eq!(
