@@ -142,9 +142,14 @@ impl Toolchain {
         if let Some(found) = Self::find() {
             return Ok(found);
         }
-        if Self::install_prebuilt().is_ok() || Self::install_nightly().is_ok() {
-            if let Some(installed) = Self::find() {
-                return Ok(installed);
+        for install in [Self::install_prebuilt, Self::install_nightly] {
+            match install() {
+                Ok(()) => {
+                    if let Some(installed) = Self::find() {
+                        return Ok(installed);
+                    }
+                }
+                Err(error) => say(&format!("that did not work: {error:#}")),
             }
         }
         bail!(
@@ -367,8 +372,8 @@ fn compile(workspace: &Path, toolchain: &Toolchain, linker: &Linker, log: bool) 
 fn apt_get_install(packages: &[&str]) -> Result<()> {
     let list = packages.join(" ");
     ensure!(
-        Path::new("/usr/bin/apt-get").exists(),
-        "install these packages by hand: {list}"
+        Path::new("/usr/bin/apt-get").exists() && nix::unistd::geteuid().is_root(),
+        "{list} can be installed here by root only, with the system's package manager"
     );
     say(&format!("installing {list} (apt-get)"));
     let mut install = Command::new("apt-get");
