@@ -1,7 +1,9 @@
 //! `cargo xtask demo`: builds everything, then tells the story of the product in a simulated cluster of two nodes.
 //! The story itself is the binary `warren-demo` of the tests' package, which has the cluster.
 
-use anyhow::{Result, bail};
+use std::os::unix::process::CommandExt as _;
+
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use crate::{deps, run, workspace};
@@ -32,5 +34,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if options.keep {
         demo.arg("--keep");
     }
-    run::step(&mut demo)
+    // In our place, so that Ctrl-C reaches it alone, and the terminal waits until it has cleaned up.
+    Err(demo.exec()).with_context(|| format!("run {}", run::words(&demo)))
 }

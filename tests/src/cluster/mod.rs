@@ -132,19 +132,21 @@ impl Cluster {
 
     /// Writes the configuration and waits until every running agent decides with it.
     pub fn apply(&self) -> Result<()> {
-        let running: Vec<&Arc<Node>> = self
-            .nodes
-            .values()
-            .filter(|node| node.is_running())
-            .collect();
-        let mut before = Vec::new();
-        for node in &running {
-            before.push(node.status()?.configuration.generation);
-        }
-        if !self.write()? {
+        let text = self.configuration.text();
+        if fs::read_to_string(self.file()).is_ok_and(|present| present == text) {
             return Ok(());
         }
-        for (node, before) in running.iter().zip(before) {
+        self.apply_text(&text)
+    }
+
+    /// Writes a configuration given as text and waits until every running agent decides with it.
+    pub fn apply_text(&self, text: &str) -> Result<()> {
+        let mut running = Vec::new();
+        for node in self.nodes.values().filter(|node| node.is_running()) {
+            running.push((node, node.status()?.configuration.generation));
+        }
+        self.write_text(text)?;
+        for (node, before) in running {
             node.wait_status("the new configuration is applied", APPLY, |status| {
                 status.configuration.generation > before
                     && status.configuration.applied_generation == status.configuration.generation

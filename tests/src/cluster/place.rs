@@ -200,8 +200,20 @@ impl Place {
 
     /// Makes so many connections, a few at a time, each saying `hello`.
     pub fn load(&self, to: SocketAddr, connections: u64, parallel: usize) -> Result<Count> {
+        self.load_saying(to, "hello", connections, parallel)
+    }
+
+    /// The same with other words.
+    pub fn load_saying(
+        &self,
+        to: SocketAddr,
+        words: &str,
+        connections: u64,
+        parallel: usize,
+    ) -> Result<Count> {
         let output = self
             .load_launch(to, connections, parallel, Duration::from_secs(90))?
+            .args(["--send", words])
             .run()?;
         serde_json::from_str(&output).with_context(|| format!("a count of load: {output:?}"))
     }

@@ -12,8 +12,10 @@ use crate::{ebpf, run, workspace};
 /// The kernel half is a workspace of its own, so some checks are run for it separately.
 const KERNEL_HALF: &str = "mesh-ebpf/Cargo.toml";
 
+type Check = fn() -> Result<()>;
+
 pub(crate) fn run() -> Result<()> {
-    let checks: [(&str, fn() -> Result<()>); 8] = [
+    let checks: [(&str, Check); 8] = [
         ("file rules", files::check),
         ("dependency rules", dependencies::check),
         ("formatting", formatting),
