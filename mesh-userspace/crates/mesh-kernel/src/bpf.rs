@@ -9,6 +9,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+const PROG_LOAD: libc::c_int = 5;
 const OBJ_PIN: libc::c_int = 6;
 const OBJ_GET: libc::c_int = 7;
 const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
@@ -111,6 +112,20 @@ pub(crate) fn link_create(
         }
     }
     descriptor(call(LINK_CREATE, &mut attributes)?)
+}
+
+/// Loads a classifier that lets everything pass, to ask the kernel questions with.
+pub(crate) fn tiny_classifier() -> io::Result<OwnedFd> {
+    const SCHED_CLS: u32 = 3;
+    // r0 = -1 (TC_ACT_UNSPEC: go on with the next); exit
+    const INSTRUCTIONS: [u64; 2] = [0xffff_ffff_0000_00b7, 0x0000_0000_0000_0095];
+    const LICENSE: &[u8] = b"GPL\0";
+    let mut attributes = Attributes::default();
+    attributes.0[0] = SCHED_CLS;
+    attributes.0[1] = INSTRUCTIONS.len() as u32;
+    attributes.set_pointer(2, INSTRUCTIONS.as_ptr().cast());
+    attributes.set_pointer(4, LICENSE.as_ptr());
+    descriptor(call(PROG_LOAD, &mut attributes)?)
 }
 
 /// Swaps the program of a link, atomically.

@@ -122,6 +122,25 @@ impl Link {
         pin::remove(&self.path)
     }
 
+    /// Whether it is attached.
+    pub(crate) fn is_attached(&self) -> bool {
+        self.info().is_ok_and(|info| info.target != 0)
+    }
+
+    /// Makes sure that the pin is there and stands for this very link.
+    pub(crate) fn pin_again(&self) -> Result<(), KernelError> {
+        if self.is_pinned() {
+            return Ok(());
+        }
+        pin::remove(&self.path)
+            .and_then(|()| bpf::pin(self.fd.as_fd(), &self.path))
+            .map_err(|source| KernelError::Bpf {
+                operation: "pin",
+                object: format!("program {}", self.name),
+                source,
+            })
+    }
+
     /// Whether the pin is there and stands for this very link.
     pub(crate) fn is_pinned(&self) -> bool {
         bpf::open_pin(&self.path).is_ok_and(|pinned| {

@@ -49,10 +49,10 @@ fn listen(kind: ListenerKind, at: SocketAddr, shared: bool) -> io::Result<Listen
     if at.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    if shared {
-        socket.set_reuse_address(true)?;
-        socket.set_reuse_port(true)?;
-    }
+    // What the ingress program hands over is accepted at the application's own port, and the accepted sockets inherit
+    // this: without it they would keep the application from binding that port again when it restarts.
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
     socket.bind(&at.into())?;
     socket.listen(BACKLOG)?;
     let address = socket

@@ -146,20 +146,13 @@ impl Kernel {
     }
 
     fn repair_node_links(&mut self) -> Result<(), KernelError> {
-        // A pin that was removed while the link lives would make a second link of the same program: let go of it first.
-        let whole = |link: &Link| link.is_pinned() && link.info().is_ok_and(|info| info.target != 0);
-        let mut broken = Vec::new();
-        for (name, link) in std::mem::take(&mut self.node_links) {
-            if whole(&link) {
-                self.node_links.insert(name, link);
-            } else {
-                broken.push(link);
+        for link in self.node_links.values().chain(self.host_links.values()) {
+            if link.is_attached() {
+                link.pin_again()?;
             }
         }
-        // The new links are in place before the old ones go: the hooks are never empty.
         self.attach_node()?;
-        drop(broken);
-        self.host_links.retain(|_, link| whole(link));
+        self.host_links.retain(|_, link| link.is_attached());
         if self.workloads.values().any(takes_arrivals) {
             self.attach_host_ingress()?;
         }
@@ -168,6 +161,13 @@ impl Kernel {
 
     fn repair_link(&mut self, id: WorkloadId, pin: &str) -> Result<(), KernelError> {
         let workload = self.prepared(id)?;
+        let known = workload.links.iter().find(|link| link.name() == pin);
+        if let Some(link) = known.filter(|link| link.is_attached()) {
+            // Only the pin is gone, or another program was put in.
+            link.pin_again()?;
+            let program = Programs::of_pin(pin);
+            return program.map_or(Ok(()), |name| link.update(self.programs.fd(name)));
+        }
         let pairs = workload.memory.pairs.clone();
         let is_for = |name: fn(WorkloadId, Pair) -> String| {
             pairs.iter().copied().find(|pair| name(id, *pair) == pin)

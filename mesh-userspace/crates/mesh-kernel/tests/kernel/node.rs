@@ -44,6 +44,7 @@ pub fn isolated(name: &str, body: fn(&mut Node) -> Result<()>) {
         .arg(std::env::current_exe().expect("this binary"))
         .args([name, "--exact", "--nocapture", "--test-threads=1"])
         .env(INSIDE, name)
+        .env("RUST_BACKTRACE", "0")
         .output()
         .expect("unshare(1)");
     assert!(
@@ -129,7 +130,12 @@ impl Pod {
         run(&format!(
             "ip -6 addr add fd77:{number}::1/64 dev {host} nodad"
         ))?;
+        // Link-local addresses by hand: the kernel's own take a second to be checked, and nothing is forwarded before.
+        run(&format!("ip link set {host} addrgenmode none"))?;
+        run(&format!("ip -6 addr add fe80::1/64 dev {host} nodad"))?;
         run(&format!("ip link set {host} up"))?;
+        pod.run("ip link set eth0 addrgenmode none")?;
+        pod.run("ip -6 addr add fe80::2/64 dev eth0 nodad")?;
         pod.run("ip link set lo up")?;
         pod.run(&format!("ip addr add 10.77.{number}.2/24 dev eth0"))?;
         pod.run(&format!(
