@@ -11,6 +11,7 @@
 //! A story is one `#[test]` in `tests/`. It needs root; it is skipped only when the kernel provably lacks a feature, and
 //! says so. `cargo xtask test` runs each in a process of its own.
 
+pub mod bench;
 pub mod cluster;
 pub mod eventually;
 pub mod host;

@@ -1,8 +1,12 @@
 //! The cluster itself, without the mesh: what the other stories rely on must hold before it is taken away. In particular
 //! a capture must find the marker when it does pass in clear.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use mesh_tests::cluster::capture::{Capture, MARKER};
+use mesh_tests::cluster::{mariadb, nginx};
+use mesh_tests::eventually::until;
 use mesh_tests::host::requires::Need;
 use mesh_tests::probe::Event;
 use mesh_tests::story::story;
@@ -87,9 +91,9 @@ fn forged_packets_arrive_where_nothing_guards() -> Result<()> {
                 capture.prove(client.namespace(), server.at(0))?;
                 capture.prove(client.namespace(), server.at6(0))?;
                 client.probe(&[&forge, more].concat())?.run()?;
-                mesh_tests::eventually::until(
+                until(
                     &format!("the forged packet to {to} {more:?}"),
-                    std::time::Duration::from_secs(5),
+                    Duration::from_secs(5),
                     || Ok(capture.count(MARKER)? > 0),
                 )?;
                 capture.assert_readable()?;
@@ -153,4 +157,24 @@ fn every_way_to_dial_and_every_behaviour_works() -> Result<()> {
         );
         Ok(())
     })
+}
+
+#[test]
+fn real_applications_run() -> Result<()> {
+    story(
+        &[Need::Program("nginx"), Need::Program("mariadbd")],
+        |cluster| {
+            let (a, b) = cluster.two_nodes()?;
+            let (client, server) = (a.pod("client")?, b.pod("server")?);
+            let _nginx = nginx::start(cluster, &server, "v1")?;
+            let count = client.load_saying(server.at(8080), "GET /\r\n", 20, 4)?;
+            ensure!(count.answers.get("v1") == Some(&20), "{count:?}");
+
+            let _mariadb = mariadb::start(cluster, &server)?;
+            until("the database greets", Duration::from_secs(40), || {
+                let report = client.dial(server.at6(3306), "plain", "")?;
+                Ok(report.received.contains("MariaDB"))
+            })
+        },
+    )
 }

@@ -1,15 +1,13 @@
 //! Connections behave as TCP does: half-close, resets, refusals, who speaks first, silence, volume, slow readers.
 
-use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use mesh_tests::cluster::node::Node;
 use mesh_tests::cluster::place::Place;
 use mesh_tests::cluster::shop::Shop;
-use mesh_tests::cluster::{Cluster, service_addresses};
+use mesh_tests::cluster::{mariadb, nginx, service_addresses};
 use mesh_tests::eventually::{eventually, until};
-use mesh_tests::host::process::Process;
 use mesh_tests::host::requires::Need;
 use mesh_tests::story::story;
 
@@ -148,44 +146,6 @@ fn a_server_that_speaks_first_is_heard_at_once() -> Result<()> {
     })
 }
 
-/// MariaDB with an empty database, listening in a pod.
-fn mariadb(cluster: &Cluster, place: &Place) -> Result<Process> {
-    let folder = cluster.folder().join("mariadb");
-    let (data, socket) = (folder.join("data"), folder.join("socket"));
-    fs::create_dir_all(&data).with_context(|| format!("create {}", data.display()))?;
-    let option = |name: &str, value: &std::path::Path| format!("--{name}={}", value.display());
-    place
-        .program("mariadb-install-db")
-        .args([
-            "--no-defaults",
-            "--user=root",
-            "--skip-test-db",
-            "--auth-root-authentication-method=normal",
-        ])
-        .args([option("datadir", &data)])
-        .log(&folder.join("install.log"))
-        .start()?
-        .wait(Duration::from_secs(60))?;
-    place
-        .program("mariadbd")
-        .args([
-            "--no-defaults",
-            "--user=root",
-            "--port=3306",
-            "--bind-address=*",
-            "--skip-grant-tables",
-        ])
-        .args([
-            "--skip-networking=0",
-            "--skip-name-resolve",
-            "--innodb-buffer-pool-size=16M",
-        ])
-        .args([option("datadir", &data), option("socket", &socket)])
-        .args([option("pid-file", &folder.join("pid"))])
-        .log(&folder.join("log"))
-        .start()
-}
-
 #[test]
 fn a_real_database_that_speaks_first() -> Result<()> {
     story(
@@ -193,7 +153,7 @@ fn a_real_database_that_speaks_first() -> Result<()> {
         |cluster| {
             let (a, b) = cluster.two_nodes()?;
             let (client, server) = (a.pod("client")?, b.pod("database")?);
-            let _database = mariadb(cluster, &server)?;
+            let _database = mariadb::start(cluster, &server)?;
             let addresses = service_addresses(1);
             cluster
                 .configuration()
@@ -229,7 +189,7 @@ fn a_real_web_server_under_a_real_load_generator() -> Result<()> {
     story(&[Need::Program("nginx"), Need::Program("wrk")], |cluster| {
         let (a, b) = cluster.two_nodes()?;
         let (client, server) = (a.pod("client")?, b.pod("server")?);
-        let _nginx = mesh_tests::cluster::nginx::start(cluster, &server, "hello from nginx\n")?;
+        let _nginx = nginx::start(cluster, &server, "hello from nginx\n")?;
         let addresses = service_addresses(1);
         cluster
             .configuration()
