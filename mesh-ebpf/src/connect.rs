@@ -1,9 +1,11 @@
 //! cgroup/connect4 and connect6, at the capture root: a dial of an enrolled workload towards the mesh is sent to the
 //! proxy's listener inside the workload's own namespace, and the socket remembers where it was going.
 //!
-//! The hook runs in the kernel before any packet exists, for every way to dial: plain, non-blocking, TCP Fast Open,
-//! io_uring, the first subflow of MPTCP. A socket cannot choose to skip it. It must not trust anything the workload
-//! can set: who is dialling comes from the network namespace and the cgroup alone.
+//! The hook runs in the kernel before any packet exists, for every way to dial (measured on 6.18: plain, non-blocking,
+//! `MSG_FASTOPEN` with and without a cookie, `TCP_FASTOPEN_CONNECT`, `SO_BINDTODEVICE`, a bound source, io_uring, the
+//! first subflow of MPTCP; each for IPv4, IPv6 and v4-mapped destinations where it exists). A socket cannot choose to
+//! skip it. It must not trust anything the workload can set: who is dialling comes from the network namespace and the
+//! cgroup alone.
 
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;

@@ -70,8 +70,7 @@ pub static EVENTS: RingBuf<(), { EVENTS_SIZE as usize }> = RingBuf::new();
 pub static COUNTERS: PerCpuHashMap<CounterKey, u64, { MAX_COUNTERS as usize }, LAZY> =
     PerCpuHashMap::new();
 
-/// The programs' own notebook for limiting events; user space has no business with it. Losing the oldest entry only
-/// starts a new window early.
+/// The programs' own notebook for limiting events; user space has no business with it. It is small because every CPU
+/// has one: the worst that happens when it overflows is that a window starts again early.
 #[btf_map]
-pub static EVENT_RATES: LruPerCpuHashMap<CounterKey, Rate, { 2 * MAX_WORKLOADS as usize }> =
-    LruPerCpuHashMap::new();
+pub static EVENT_RATES: LruPerCpuHashMap<CounterKey, Rate, 1024> = LruPerCpuHashMap::new();
