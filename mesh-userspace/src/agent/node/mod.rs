@@ -1,0 +1,370 @@
+//! The loop in which a node lives. One task owns the kernel half, the enrolments and the worker; everything that happens
+//! comes to it as an event, and nothing in it waits for anybody.
+//!
+//! [`world`] publishes what the configuration says, [`worker`] keeps a worker running and hears it, [`end`] is how it
+//! ends.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use mesh_kernel::{EventStream, Kernel};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+
+use super::AgentError;
+use super::config::{Configuration, Source};
+use super::enrol::{Context, Enrolments};
+use super::flows::Drops;
+use super::identities::Identities;
+use super::metrics::Metrics;
+use super::options::Options;
+use super::run_dir::RunDir;
+use super::supervise::{self, Backoff, Outgoing, Worker, chain};
+use super::view::{Command, View};
+use super::watchdog::Watchdog;
+use crate::api::objects::EnrolmentState;
+use end::Ending;
+
+pub(crate) mod end;
+mod worker;
+mod world;
+
+/// How often the loop looks at the clock.
+const TICK: Duration = Duration::from_millis(100);
+
+/// How often figures for people, certificates and selectors are looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// How often the kernel half clears what nobody needs any more.
+const MAINTENANCE: Duration = Duration::from_secs(30);
+
+/// A node and all that it holds.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) options: Options,
+    pub(crate) name: String,
+    pub(crate) run_dir: RunDir,
+    /// The cgroup2 mount.
+    pub(crate) cgroup2: PathBuf,
+    /// Of every node; fixed for the agent's life, because the kernel programs are told at their start.
+    pub(crate) tunnel_port: u16,
+    pub(crate) kernel: Kernel,
+    pub(crate) identities: Identities,
+    pub(crate) configuration: Configuration,
+    pub(crate) view: Arc<View>,
+    pub(crate) metrics: Arc<Metrics>,
+    state: State,
+}
+
+/// What only the loop knows.
+#[derive(Debug)]
+struct State {
+    /// Of the world: grows with every change.
+    generation: u64,
+    enrolments: Enrolments,
+    drops: Drops,
+    watchdog: Watchdog,
+    worker: Option<Worker>,
+    backoff: Backoff,
+    /// When the next worker is started; `None`: there is one, or none is wanted.
+    start_at: Option<Instant>,
+    worker_events: mpsc::Sender<supervise::Event>,
+    /// Workers of earlier agents were told to drain.
+    predecessors_told: bool,
+    ending: Option<Ending>,
+    looked_at: Instant,
+    maintained_at: Instant,
+}
+
+/// The parts of a node, before it lives.
+pub(crate) struct Parts {
+    pub(crate) options: Options,
+    pub(crate) name: String,
+    pub(crate) run_dir: RunDir,
+    pub(crate) cgroup2: PathBuf,
+    pub(crate) kernel: Kernel,
+    pub(crate) identities: Identities,
+    pub(crate) configuration: Configuration,
+    pub(crate) view: Arc<View>,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+/// Signals that end the agent.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, AgentError> {
+        let failed = |source| AgentError::System {
+            step: "cannot watch for signals",
+            source,
+        };
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).map_err(failed)?,
+            interrupt: signal(SignalKind::interrupt()).map_err(failed)?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+impl Node {
+    /// Lives until it is told to end, and says how.
+    pub(crate) async fn live(
+        parts: Parts,
+        mut source: Source,
+        mut commands: mpsc::Receiver<Command>,
+    ) -> Result<(Self, Ending), AgentError> {
+        let (worker_events, mut heard) = mpsc::channel(256);
+        let mut node = Self::new(parts, worker_events);
+        let mut signals = Signals::new()?;
+        let mut drops = node.kernel.events()?;
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        node.begin()?;
+        loop {
+            tokio::select! {
+                event = heard.recv() => if let Some(event) = event { node.worker_event(event)?; },
+                Some(change) = source.next() => node.configure(change),
+                Some(command) = commands.recv() => node.command(command),
+                () = signals.next() => node.end(Ending::stop(node.configuration.drain)),
+                dropped = next_drops(&mut drops) => node.dropped(dropped),
+                _ = tick.tick() => node.tick()?,
+            }
+            if let Some(ending) = node.ended() {
+                return Ok((node, ending));
+            }
+        }
+    }
+
+    fn new(parts: Parts, worker_events: mpsc::Sender<supervise::Event>) -> Self {
+        let Parts {
+            options,
+            name,
+            run_dir,
+            cgroup2,
+            kernel,
+            identities,
+            configuration,
+            view,
+            metrics,
+        } = parts;
+        let now = Instant::now();
+        Self {
+            options,
+            name,
+            run_dir,
+            cgroup2,
+            tunnel_port: configuration.tunnel_port,
+            kernel,
+            identities,
+            configuration,
+            view,
+            metrics,
+            state: State {
+                generation: 0,
+                enrolments: Enrolments::default(),
+                drops: Drops::default(),
+                watchdog: Watchdog::new(now),
+                worker: None,
+                backoff: Backoff::default(),
+                start_at: None,
+                worker_events,
+                predecessors_told: false,
+                ending: None,
+                looked_at: now,
+                maintained_at: now,
+            },
+        }
+    }
+
+    /// The first configuration, the first worker.
+    fn begin(&mut self) -> Result<(), AgentError> {
+        self.view.state().kernel.attached = true;
+        self.apply();
+        self.start_worker()?;
+        self.advance(Instant::now());
+        Ok(())
+    }
+
+    /// Calls a step of enrolment with what it works with.
+    fn enrolling<T>(&mut self, step: impl FnOnce(&mut Enrolments, &mut Context<'_>) -> T) -> T {
+        let worker = &self.state.worker;
+        let say = |outgoing: Outgoing| {
+            if let Some(worker) = worker {
+                worker.say(outgoing);
+            }
+        };
+        let mut cx = Context {
+            kernel: &mut self.kernel,
+            cgroup2: &self.cgroup2,
+            say: &say,
+        };
+        step(&mut self.state.enrolments, &mut cx)
+    }
+
+    /// Tries what waits to be enrolled; the world is published with its addresses before the worker hears of it.
+    fn advance(&mut self, now: Instant) {
+        if self.state.ending.is_some() {
+            return;
+        }
+        let known = self.state.enrolments.addresses();
+        let prepared = self.enrolling(|enrolments, cx| enrolments.advance(now, cx));
+        if known != self.state.enrolments.addresses() {
+            self.publish();
+        }
+        let any = !prepared.is_empty();
+        for (workload, listeners) in prepared {
+            self.enrolling(|enrolments, cx| enrolments.announce(&workload, listeners, cx));
+        }
+        if any {
+            self.show_enrolments();
+        }
+    }
+
+    fn tick(&mut self) -> Result<(), AgentError> {
+        let now = Instant::now();
+        self.advance(now);
+        self.tend_worker(now)?;
+        self.flush_drops(now);
+        if now.duration_since(self.state.looked_at) >= LOOK {
+            self.state.looked_at = now;
+            self.look();
+        }
+        if now.duration_since(self.state.maintained_at) >= MAINTENANCE {
+            self.state.maintained_at = now;
+            if let Err(error) = self.kernel.maintain() {
+                tracing::warn!(
+                    error = chain(&error),
+                    "the kernel half could not clear what is stale"
+                );
+            }
+        }
+        let faults = self.state.watchdog.look(now, &mut self.kernel);
+        if let Some(faults) = faults {
+            self.show_faults(&faults);
+        }
+        Ok(())
+    }
+
+    /// What is looked at once a second.
+    fn look(&mut self) {
+        if let Some(identities) = self.identities.refresh(SystemTime::now()) {
+            self.say(Outgoing::Identities(identities));
+        }
+        if self.state.ending.is_none() {
+            self.enrolling(|enrolments, cx| enrolments.check(cx));
+        }
+        self.show_enrolments();
+        self.show_counters();
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Uninstall(answer) => {
+                tracing::info!("uninstalling");
+                self.enrolling(|enrolments, cx| enrolments.leave_all(cx));
+                self.end(Ending::uninstall(self.configuration.drain, answer));
+            }
+        }
+    }
+
+    fn dropped(&mut self, drops: Vec<mesh_kernel::Drop>) {
+        for drop in drops {
+            self.state.drops.add(drop);
+        }
+        self.flush_drops(Instant::now());
+    }
+
+    fn flush_drops(&mut self, now: Instant) {
+        if !self.state.drops.due(now) {
+            return;
+        }
+        let known = world::Known {
+            snapshot: &self.view.snapshot.load(),
+            enrolments: &self.state.enrolments,
+        };
+        for record in self.state.drops.flush(&known) {
+            self.view.flows.add(record);
+        }
+    }
+
+    fn say(&self, outgoing: Outgoing) {
+        if let Some(worker) = &self.state.worker {
+            worker.say(outgoing);
+        }
+    }
+
+    fn show_enrolments(&self) {
+        let enrolments = self.state.enrolments.describe();
+        let certificates = self
+            .identities
+            .list(|identity| self.state.enrolments.users(identity));
+        let states = [
+            EnrolmentState::Waiting,
+            EnrolmentState::Preparing,
+            EnrolmentState::Enrolled,
+            EnrolmentState::Leaving,
+        ];
+        let counts = states.map(|state| {
+            let found = enrolments
+                .values()
+                .filter(|enrolment| enrolment.state == state);
+            (state, u32::try_from(found.count()).unwrap_or(u32::MAX))
+        });
+        self.metrics.workloads(&counts);
+        self.metrics.certificates(&certificates);
+        let mut state = self.view.state();
+        state.enrolments = enrolments;
+        state.certificates = certificates;
+    }
+
+    fn show_counters(&self) {
+        let counters = self.kernel.counters();
+        let mut totals = std::collections::BTreeMap::new();
+        for (_, reason, count) in &counters {
+            *totals.entry(reason.label().to_owned()).or_insert(0) += count;
+        }
+        let named: Vec<_> = counters
+            .into_iter()
+            .map(|(id, reason, count)| (self.state.enrolments.name(id).cloned(), reason, count))
+            .collect();
+        self.metrics.kernel_counters(&named);
+        self.view.state().kernel.counters = totals;
+    }
+
+    fn show_faults(&self, found: &super::watchdog::Found) {
+        self.metrics.kernel_repairs.inc_by(found.repaired);
+        self.metrics
+            .kernel_faults
+            .set(i64::try_from(found.left.len()).unwrap_or(i64::MAX));
+        let mut state = self.view.state();
+        state.kernel.repaired += found.repaired;
+        state.kernel.faults.clone_from(&found.left);
+    }
+}
+
+/// The next drops. An error of the stream is logged and does not end the node: counters stay right without it.
+async fn next_drops(stream: &mut EventStream) -> Vec<mesh_kernel::Drop> {
+    match stream.next().await {
+        Ok(drops) => drops,
+        Err(error) => {
+            tracing::error!(%error, "kernel events cannot be read");
+            tokio::time::sleep(LOOK).await;
+            Vec::new()
+        }
+    }
+}
+
+/// Flows are remembered by id; a worker's generation is in the high bits.
+fn generation_of(id: u64) -> u32 {
+    u32::try_from(id >> 32).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,145 @@
+//! Publishing: configuration and found addresses → kernel destinations, then the worker's world, then what people see.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+use mesh_core::record::{Party, Process};
+use mesh_core::snapshot::Snapshot;
+use mesh_core::workload::{Name, WorkloadId};
+use mesh_kernel::Class;
+
+use super::Node;
+use crate::agent::config::{Change, problems};
+use crate::agent::enrol::Enrolments;
+use crate::agent::flows::Parties;
+use crate::agent::supervise::{Outgoing, chain};
+use crate::api::objects::ConfigurationProblem;
+
+impl Node {
+    /// Takes a configuration that changed.
+    pub(super) fn configure(&mut self, change: Change) {
+        match change {
+            Change::Applies(configuration) => {
+                if !self.identities.is_of(
+                    &configuration.identity_directory,
+                    &configuration.trust_domain,
+                ) {
+                    tracing::warn!(
+                        "trustDomain and identity.directory take effect when the agent is started again; going on with the old ones"
+                    );
+                }
+                self.configuration = *configuration;
+                self.apply();
+            }
+            // The source logs it.
+            Change::Said(applied) => self.show_problems(problems(&applied)),
+        }
+    }
+
+    /// Applies the configuration as it is.
+    pub(super) fn apply(&mut self) {
+        let wanted = self.configuration.wanted.clone();
+        let identities: Vec<_> = wanted
+            .iter()
+            .map(|wanted| wanted.identity.clone())
+            .collect();
+        self.identities
+            .want(identities, self.configuration.certificate_lifetime);
+        if let Some(identities) = self.identities.refresh(SystemTime::now()) {
+            self.say(Outgoing::Identities(identities));
+        }
+        self.publish();
+        self.enrolling(|enrolments, cx| enrolments.want(wanted, cx));
+        let now = Timestamp::now();
+        self.metrics
+            .config_last_success
+            .set(now.as_duration().as_secs_f64());
+        self.view.state().configuration.read_at = Some(now);
+        self.show_problems(self.configuration.problems());
+        self.show_enrolments();
+    }
+
+    fn show_problems(&self, (problems, rejected): (Vec<ConfigurationProblem>, usize)) {
+        let rejected = i64::try_from(rejected).unwrap_or(i64::MAX);
+        self.metrics.config_rejected_objects.set(rejected);
+        self.view.state().configuration.problems = problems;
+    }
+
+    /// Makes the configuration, with the addresses that workloads have, the world.
+    ///
+    /// The kernel first: a destination that is captured before the worker knows it is passed on as before; one that the
+    /// worker knows before it is captured would leave in clear for no reason.
+    pub(super) fn publish(&mut self) {
+        self.state.generation += 1;
+        let generation = self.state.generation;
+        let world = self
+            .configuration
+            .world(generation, &self.state.enrolments.addresses());
+        let snapshot = Arc::new(Snapshot::new(world));
+        let destinations: BTreeMap<IpNet, Class> = snapshot
+            .captured_addresses()
+            .map(|address| (IpNet::from(address), Class::Capture))
+            .collect();
+        if let Err(error) = self.kernel.set_destinations(&destinations) {
+            tracing::error!(
+                error = chain(&error),
+                "the kernel does not capture every destination"
+            );
+        }
+        self.view.snapshot.store(Arc::clone(&snapshot));
+        self.say(Outgoing::World(snapshot));
+        self.metrics
+            .config_generation
+            .set(i64::try_from(generation).unwrap_or(i64::MAX));
+        self.view.state().configuration.generation = generation;
+        tracing::info!(
+            generation,
+            destinations = destinations.len(),
+            "published the world"
+        );
+    }
+}
+
+/// What is known about the ends of a kernel drop.
+pub(super) struct Known<'a> {
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) enrolments: &'a Enrolments,
+}
+
+impl Parties for Known<'_> {
+    fn local(&self, id: WorkloadId) -> Option<Party> {
+        let workload = self.enrolments.workload(id)?;
+        Some(Party {
+            workload: Some(workload.name.clone()),
+            identity: Some(workload.identity.clone()),
+        })
+    }
+
+    fn at(&self, address: SocketAddr) -> (Party, Option<Name>) {
+        let service = self
+            .snapshot
+            .service_at(address)
+            .map(|(service, _)| service.name.clone());
+        let party = self.snapshot.workload_at(address).map(|workload| Party {
+            workload: Some(workload.name.clone()),
+            // An address proves nothing: who would have answered is not known.
+            identity: None,
+        });
+        (party.unwrap_or_default(), service)
+    }
+
+    fn process(&self, pid: u32) -> Option<Process> {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let uids = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+        let uid = uids.split_whitespace().next()?.parse().ok()?;
+        Some(Process { pid, uid })
+    }
+
+    fn generation(&self) -> u64 {
+        self.snapshot.world.generation
+    }
+}

@@ -1,0 +1,395 @@
+//! What people see of a node. The loop writes it, the node API and health read it; nobody waits for the loop.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use jiff::Timestamp;
+use mesh_core::snapshot::Snapshot;
+use mesh_core::workload::Name;
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use super::describe;
+use super::flows::Flows;
+use crate::api::filter::nearest;
+use crate::api::flow::Flow;
+use crate::api::objects::{
+    Certificate, Check, CheckState, Checks, Configuration, Enrolment, EnrolmentState, Explanation,
+    FlowQuery, Kernel, Policy, Problem, Route, Service, Status, Traffic, Worker, Workload,
+    WorkloadCounts,
+};
+use crate::api::server;
+
+/// What people can ask the loop to do.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Take everything away and end.
+    Uninstall(oneshot::Sender<Result<Vec<String>, Problem>>),
+}
+
+/// A node, as it is seen.
+#[derive(Debug)]
+pub(crate) struct View {
+    node: String,
+    started_at: Timestamp,
+    /// The world that was published last.
+    pub(crate) snapshot: ArcSwap<Snapshot>,
+    pub(crate) flows: Arc<Flows>,
+    state: Mutex<State>,
+    commands: mpsc::Sender<Command>,
+}
+
+/// The changing part.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) configuration: Configuration,
+    pub(crate) worker: Worker,
+    pub(crate) kernel: Kernel,
+    pub(crate) traffic: Traffic,
+    pub(crate) enrolments: BTreeMap<Name, Enrolment>,
+    pub(crate) certificates: Vec<Certificate>,
+    /// The agent was told to end.
+    pub(crate) ending: bool,
+}
+
+impl View {
+    /// A node about which nothing is known yet.
+    pub(crate) fn new(
+        node: &str,
+        file: &Path,
+        flows: Arc<Flows>,
+        commands: mpsc::Sender<Command>,
+    ) -> Self {
+        Self {
+            node: node.to_owned(),
+            started_at: Timestamp::now(),
+            snapshot: ArcSwap::default(),
+            flows,
+            state: Mutex::new(State {
+                configuration: Configuration {
+                    file: file.display().to_string(),
+                    generation: 0,
+                    applied_generation: 0,
+                    read_at: None,
+                    problems: Vec::new(),
+                },
+                worker: Worker::default(),
+                kernel: Kernel::default(),
+                traffic: Traffic::default(),
+                enrolments: BTreeMap::new(),
+                certificates: Vec::new(),
+                ending: false,
+            }),
+            commands,
+        }
+    }
+
+    /// The changing part, for a moment.
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is missing before the node is ready, in words.
+    pub(crate) fn not_ready(&self) -> Vec<String> {
+        not_ready(&self.state())
+    }
+}
+
+fn not_ready(state: &State) -> Vec<String> {
+    let mut missing = Vec::new();
+    let mut lacks = |lacking: bool, what: &str| {
+        if lacking {
+            missing.push(what.to_owned());
+        }
+    };
+    lacks(
+        !state.kernel.attached,
+        "the kernel programs are not attached",
+    );
+    lacks(!state.worker.ready, "the worker does not serve yet");
+    lacks(
+        state.configuration.applied_generation == 0,
+        "no configuration was applied yet",
+    );
+    lacks(state.ending, "the agent is ending");
+    missing
+}
+
+impl server::Node for View {
+    fn status(&self) -> Status {
+        let snapshot = self.snapshot.load();
+        let flows_held = u64::try_from(self.flows.len()).unwrap_or(u64::MAX);
+        let state = self.state();
+        let not_ready = not_ready(&state);
+        let count = |wanted| {
+            let found = state
+                .enrolments
+                .values()
+                .filter(|enrolment| enrolment.state == wanted);
+            u32::try_from(found.count()).unwrap_or(u32::MAX)
+        };
+        let remote = snapshot
+            .world
+            .workloads
+            .iter()
+            .filter(|workload| !state.enrolments.contains_key(&workload.name));
+        Status {
+            api_version: crate::api::VERSION.to_owned(),
+            kind: "Status".to_owned(),
+            node: self.node.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            started_at: self.started_at,
+            trust_domain: snapshot.world.trust_domain.to_string(),
+            ready: not_ready.is_empty(),
+            not_ready,
+            configuration: state.configuration.clone(),
+            worker: state.worker.clone(),
+            kernel: state.kernel.clone(),
+            workloads: WorkloadCounts {
+                enrolled: count(EnrolmentState::Enrolled),
+                preparing: count(EnrolmentState::Preparing),
+                waiting: count(EnrolmentState::Waiting),
+                leaving: count(EnrolmentState::Leaving),
+                remote: u32::try_from(remote.count()).unwrap_or(u32::MAX),
+            },
+            traffic: Traffic {
+                flows_held,
+                ..state.traffic.clone()
+            },
+        }
+    }
+
+    fn workloads(&self) -> Vec<Workload> {
+        let snapshot = self.snapshot.load();
+        let state = self.state();
+        describe::workloads(&snapshot.world, &state.enrolments, &state.certificates)
+    }
+
+    fn services(&self) -> Vec<Service> {
+        describe::services(&self.snapshot.load())
+    }
+
+    fn routes(&self) -> Vec<Route> {
+        describe::routes(&self.snapshot.load().world)
+    }
+
+    fn policies(&self) -> Vec<Policy> {
+        describe::policies(&self.snapshot.load().world)
+    }
+
+    fn certificates(&self) -> Vec<Certificate> {
+        self.state().certificates.clone()
+    }
+
+    fn checks(&self) -> Checks {
+        Checks {
+            api_version: crate::api::VERSION.to_owned(),
+            kind: "Checks".to_owned(),
+            items: checks(&self.state(), Timestamp::now()),
+        }
+    }
+
+    fn flows(&self, query: &FlowQuery) -> (Vec<Arc<Flow>>, broadcast::Receiver<Arc<Flow>>) {
+        self.flows.read(query)
+    }
+
+    fn explain(&self, source: &str, destination: &str) -> Result<Explanation, Problem> {
+        describe::explain(&self.snapshot.load(), source, destination)
+    }
+
+    fn uninstall(&self) -> impl Future<Output = Result<Vec<String>, Problem>> + Send {
+        let commands = self.commands.clone();
+        async move {
+            let (answer, answered) = oneshot::channel();
+            let ending = || Problem::new("the agent is ending; try again in a moment");
+            commands
+                .send(Command::Uninstall(answer))
+                .await
+                .map_err(|_| ending())?;
+            answered.await.map_err(|_| ending())?
+        }
+    }
+}
+
+/// A certificate with less than this left was due for renewal long ago.
+const CERTIFICATE_ENDS_SOON: Duration = Duration::from_secs(3_600);
+
+/// Everything that could be wrong with a running node, each with a fix.
+fn checks(state: &State, now: Timestamp) -> Vec<Check> {
+    let mut checks = Vec::new();
+    check_kernel(state, &mut checks);
+    check_worker(state, &mut checks);
+    check_configuration(state, &mut checks);
+    check_workloads(state, &mut checks);
+    check_identities(state, now, &mut checks);
+    checks
+}
+
+fn check_kernel(state: &State, checks: &mut Vec<Check>) {
+    const SECTION: &str = "programs";
+    let kernel = &state.kernel;
+    checks.push(match (kernel.attached, kernel.faults.as_slice()) {
+        (false, _) => Check::bad(
+            SECTION,
+            CheckState::Failed,
+            "the kernel programs are not attached",
+            "restart the agent; its log says why",
+        ),
+        (true, []) => Check::ok(SECTION, "every program and rule is where it was put"),
+        (true, faults) => Check::bad(
+            SECTION,
+            CheckState::Failed,
+            format!(
+                "not where it was put, and cannot be put back: {}",
+                faults.join("; ")
+            ),
+            "find out who removes it; then restart the agent",
+        ),
+    });
+    if kernel.repaired > 0 {
+        checks.push(Check::bad(
+            SECTION,
+            CheckState::Warning,
+            format!(
+                "{} parts were removed by somebody and put back since the start",
+                kernel.repaired
+            ),
+            "find out who removes them: the agent's log has the times",
+        ));
+    }
+    let lost = kernel.counters.get("event_lost").copied().unwrap_or(0);
+    if lost > 0 {
+        checks.push(Check::bad(
+            SECTION,
+            CheckState::Warning,
+            format!("{lost} kernel events were lost; flows lack these drops, metrics have them"),
+            "look for the workload that causes so many: warren flows --transport kernel",
+        ));
+    }
+}
+
+fn check_worker(state: &State, checks: &mut Vec<Check>) {
+    const SECTION: &str = "proxy";
+    let worker = &state.worker;
+    checks.push(match worker.ready {
+        true => Check::ok(
+            SECTION,
+            format!("the worker serves (generation {})", worker.generation),
+        ),
+        false => Check::bad(
+            SECTION,
+            CheckState::Failed,
+            "the worker does not serve: connections wait or are refused",
+            "the agent's log says why it ends; it is started again all the time",
+        ),
+    });
+    if worker.restarts > 0 {
+        checks.push(Check::bad(
+            SECTION,
+            CheckState::Warning,
+            format!(
+                "the worker was replaced {} times since the start",
+                worker.restarts
+            ),
+            "warren flows --reason proxy_died shows what was lost; the agent's log says why",
+        ));
+    }
+    if state.traffic.records_lost > 0 {
+        checks.push(Check::bad(
+            SECTION,
+            CheckState::Warning,
+            format!(
+                "{} records of connections were lost",
+                state.traffic.records_lost
+            ),
+            "the agent lacks CPU time; give it more",
+        ));
+    }
+}
+
+fn check_configuration(state: &State, checks: &mut Vec<Check>) {
+    const SECTION: &str = "configuration";
+    let configuration = &state.configuration;
+    for problem in &configuration.problems {
+        let state = match problem.severity.as_str() {
+            "warning" => CheckState::Warning,
+            _ => CheckState::Failed,
+        };
+        checks.push(Check::bad(
+            SECTION,
+            state,
+            problem.message.clone(),
+            format!("correct {}; it is read again at once", configuration.file),
+        ));
+    }
+    let (read, applied) = (configuration.generation, configuration.applied_generation);
+    checks.push(match read == applied && applied > 0 {
+        true => Check::ok(
+            SECTION,
+            format!("generation {applied} of {} is applied", configuration.file),
+        ),
+        false => Check::bad(
+            SECTION,
+            CheckState::Warning,
+            format!("generation {read} was read, generation {applied} is applied"),
+            "ask again in a moment; if it stays so, look at the worker",
+        ),
+    });
+}
+
+fn check_workloads(state: &State, checks: &mut Vec<Check>) {
+    const SECTION: &str = "workloads";
+    let mut enrolled = 0;
+    for (name, enrolment) in &state.enrolments {
+        if enrolment.state == EnrolmentState::Enrolled {
+            enrolled += 1;
+            continue;
+        }
+        let reason = enrolment.reason.as_deref().unwrap_or("it takes a moment");
+        checks.push(Check::bad(
+            SECTION,
+            CheckState::Warning,
+            format!("{name} is {}: {reason}", enrolment.state.label()),
+            "start it, or correct its select; it is tried again all the time",
+        ));
+    }
+    checks.push(Check::ok(
+        SECTION,
+        format!("{enrolled} of {} enrolled", state.enrolments.len()),
+    ));
+}
+
+fn check_identities(state: &State, now: Timestamp, checks: &mut Vec<Check>) {
+    const SECTION: &str = "identities";
+    let left = |certificate: &Certificate| certificate.not_after.duration_since(now);
+    let soon = jiff::SignedDuration::try_from(CERTIFICATE_ENDS_SOON).unwrap_or_default();
+    for certificate in &state.certificates {
+        // Short lifetimes are renewed at half of it; only one that is past its renewal is late.
+        if left(certificate) < soon && certificate.renew_at < now {
+            checks.push(Check::bad(
+                SECTION,
+                CheckState::Failed,
+                format!(
+                    "the certificate of {} ends at {} and was not renewed",
+                    certificate.identity, certificate.not_after
+                ),
+                "look at the authority's directory and the clock; the agent's log says why",
+            ));
+        }
+    }
+    checks.push(Check::ok(
+        SECTION,
+        format!("{} certificates", state.certificates.len()),
+    ));
+}
+
+/// A hint for a name that nothing has.
+pub(crate) fn did_you_mean(text: &str, names: &[String]) -> String {
+    nearest(text, names.iter().map(String::as_str))
+        .map(|near| format!(" (did you mean {near}?)"))
+        .unwrap_or_default()
+}

@@ -1,0 +1,147 @@
+//! The server side of the node API: routes to functions of [`Node`]. It knows nothing of how a node works.
+
+use std::future::Future;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use futures_util::{StreamExt, stream};
+use serde::{Deserialize, Serialize};
+use tokio::net::UnixListener;
+use tokio::sync::broadcast::{self, error::RecvError};
+
+use super::flow::Flow;
+use super::objects::{
+    Certificate, Checks, Explanation, FlowQuery, List, Lost, Object, Policy, Problem, Route,
+    Service, Status, Workload,
+};
+
+/// What a node can be asked. Every answer is a value of the moment.
+pub(crate) trait Node: Send + Sync + 'static {
+    fn status(&self) -> Status;
+    fn workloads(&self) -> Vec<Workload>;
+    fn services(&self) -> Vec<Service>;
+    fn routes(&self) -> Vec<Route>;
+    fn policies(&self) -> Vec<Policy>;
+    fn certificates(&self) -> Vec<Certificate>;
+    fn checks(&self) -> Checks;
+    /// The flows of the past that are meant, and those to come.
+    fn flows(&self, query: &FlowQuery) -> (Vec<Arc<Flow>>, broadcast::Receiver<Arc<Flow>>);
+    fn explain(&self, source: &str, destination: &str) -> Result<Explanation, Problem>;
+    /// Takes every trace of the mesh from the node; the agent exits afterwards. Gives what was removed, in words.
+    fn uninstall(&self) -> impl Future<Output = Result<Vec<String>, Problem>> + Send;
+}
+
+/// Opens the socket, for root alone. A stale one of a dead agent is replaced: the caller holds the run directory's lock.
+pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Serves the API until the future is dropped.
+pub(crate) async fn serve<N: Node>(listener: UnixListener, node: Arc<N>) -> io::Result<()> {
+    axum::serve(listener, router(node)).await
+}
+
+fn router<N: Node>(node: Arc<N>) -> Router {
+    Router::new()
+        .route("/v1/status", get(async |State(node): State<Arc<N>>| Json(node.status())))
+        .route("/v1/workloads", get(async |State(node): State<Arc<N>>| list(node.workloads())))
+        .route("/v1/services", get(async |State(node): State<Arc<N>>| list(node.services())))
+        .route("/v1/routes", get(async |State(node): State<Arc<N>>| list(node.routes())))
+        .route("/v1/policies", get(async |State(node): State<Arc<N>>| list(node.policies())))
+        .route("/v1/certs", get(async |State(node): State<Arc<N>>| list(node.certificates())))
+        .route("/v1/check", get(async |State(node): State<Arc<N>>| Json(node.checks())))
+        .route("/v1/explain", get(explain::<N>))
+        .route("/v1/flows", post(flows::<N>))
+        .route("/v1/uninstall", post(uninstall::<N>))
+        .fallback(async || {
+            let problem = Problem::new(
+                "this agent does not know the request: the command line and the agent are of different versions; \
+                 run `warren version` and restart the agent with the newer one",
+            );
+            (StatusCode::NOT_FOUND, Json(problem))
+        })
+        .with_state(node)
+}
+
+fn list<T: Object + Serialize>(items: Vec<T>) -> Json<List<T>> {
+    Json(List::new(items))
+}
+
+#[derive(Deserialize)]
+struct ExplainQuery {
+    source: String,
+    destination: String,
+}
+
+async fn explain<N: Node>(
+    State(node): State<Arc<N>>,
+    Query(query): Query<ExplainQuery>,
+) -> Response {
+    match node.explain(&query.source, &query.destination) {
+        Ok(explanation) => Json(explanation).into_response(),
+        Err(problem) => (StatusCode::BAD_REQUEST, Json(problem)).into_response(),
+    }
+}
+
+async fn uninstall<N: Node>(State(node): State<Arc<N>>) -> Response {
+    match node.uninstall().await {
+        Ok(removed) => Json(removed).into_response(),
+        Err(problem) => (StatusCode::INTERNAL_SERVER_ERROR, Json(problem)).into_response(),
+    }
+}
+
+async fn flows<N: Node>(State(node): State<Arc<N>>, Json(query): Json<FlowQuery>) -> Response {
+    let (past, coming) = node.flows(&query);
+    let past = stream::iter(past).map(|flow| line(&*flow));
+    let body = if query.follow {
+        Body::from_stream(past.chain(follow(coming, query)))
+    } else {
+        Body::from_stream(past)
+    };
+    ([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response()
+}
+
+fn follow(
+    coming: broadcast::Receiver<Arc<Flow>>,
+    query: FlowQuery,
+) -> impl futures_util::Stream<Item = Result<Bytes, serde_json::Error>> {
+    stream::unfold((coming, query), async |(mut coming, query)| {
+        loop {
+            let next = match coming.recv().await {
+                Ok(flow) if query.filter.matches(&flow) => line(&*flow),
+                Ok(_) => continue,
+                // The ring never waits for a reader: one that is too slow is told what it missed.
+                Err(RecvError::Lagged(count)) => line(&Lost {
+                    api_version: super::VERSION.to_owned(),
+                    kind: "Lost".to_owned(),
+                    count,
+                }),
+                Err(RecvError::Closed) => return None,
+            };
+            return Some((next, (coming, query)));
+        }
+    })
+}
+
+fn line<T: Serialize>(value: &T) -> Result<Bytes, serde_json::Error> {
+    let mut line = serde_json::to_vec(value)?;
+    line.push(b'\n');
+    Ok(line.into())
+}
+
+#[cfg(test)]
+mod tests;

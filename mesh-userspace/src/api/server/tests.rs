@@ -1,0 +1,127 @@
+use std::time::Duration;
+
+use super::*;
+use crate::agent::flows;
+use crate::api::client::{Client, ClientError};
+use crate::api::objects::FlowQuery;
+
+/// A node that knows flows only.
+struct Fake(flows::Flows);
+
+impl Node for Fake {
+    fn status(&self) -> Status {
+        unreachable!("not asked")
+    }
+    fn workloads(&self) -> Vec<Workload> {
+        Vec::new()
+    }
+    fn services(&self) -> Vec<Service> {
+        Vec::new()
+    }
+    fn routes(&self) -> Vec<Route> {
+        Vec::new()
+    }
+    fn policies(&self) -> Vec<Policy> {
+        Vec::new()
+    }
+    fn certificates(&self) -> Vec<Certificate> {
+        Vec::new()
+    }
+    fn checks(&self) -> Checks {
+        unreachable!("not asked")
+    }
+    fn flows(&self, query: &FlowQuery) -> (Vec<Arc<Flow>>, broadcast::Receiver<Arc<Flow>>) {
+        self.0.read(query)
+    }
+    fn explain(&self, source: &str, destination: &str) -> Result<Explanation, Problem> {
+        Err(Problem::new(format!(
+            "{source} and {destination} are not known"
+        )))
+    }
+    async fn uninstall(&self) -> Result<Vec<String>, Problem> {
+        Ok(vec!["gone".to_owned()])
+    }
+}
+
+/// A served node and a client of it.
+async fn pair() -> (Arc<Fake>, Client, tempfile::TempDir) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("node.sock");
+    let listener = listen(&path).expect("a socket");
+    let mode = std::fs::metadata(&path)
+        .expect("there")
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let node = Arc::new(Fake(flows::Flows::new("a")));
+    tokio::spawn(serve(listener, Arc::clone(&node)));
+    (node, Client::new(&path, Duration::from_secs(5)), folder)
+}
+
+#[tokio::test]
+async fn flows_of_the_past_and_those_to_come_arrive_as_lines() {
+    let (node, client, _folder) = pair().await;
+    node.0.add(crate::api::tests::full_record());
+    let query = FlowQuery {
+        follow: true,
+        ..FlowQuery::default()
+    };
+    let mut lines = client.stream("/v1/flows", &query).await.expect("a stream");
+    let first: Flow = serde_json::from_slice(&lines.next().await.expect("a line").expect("a line"))
+        .expect("a flow");
+    assert_eq!(first.id, crate::api::tests::full_record().id);
+    node.0.add(crate::api::tests::bare_record());
+    let next: Flow = serde_json::from_slice(&lines.next().await.expect("a line").expect("a line"))
+        .expect("a flow");
+    assert_eq!(next.id, crate::api::tests::bare_record().id);
+}
+
+#[tokio::test]
+async fn a_stream_without_follow_ends() {
+    let (node, client, _folder) = pair().await;
+    node.0.add(crate::api::tests::full_record());
+    let mut lines = client
+        .stream("/v1/flows", &FlowQuery::default())
+        .await
+        .expect("a stream");
+    assert!(lines.next().await.expect("a line").is_some());
+    assert!(lines.next().await.expect("the end").is_none());
+}
+
+#[tokio::test]
+async fn questions_and_refusals_arrive() {
+    let (_node, client, _folder) = pair().await;
+    let list: List<Workload> = client.get("/v1/workloads").await.expect("a list");
+    assert_eq!(list.kind, "WorkloadList");
+    let done: Vec<String> = client.post("/v1/uninstall").await.expect("done");
+    assert_eq!(done, ["gone"]);
+    let error = client
+        .get::<Explanation>("/v1/explain?source=a%20b&destination=c")
+        .await
+        .expect_err("refused");
+    assert_eq!(error.to_string(), "a b and c are not known");
+    let error = client
+        .get::<Status>("/v9/status")
+        .await
+        .expect_err("refused");
+    assert!(error.to_string().contains("different versions"), "{error}");
+}
+
+#[tokio::test]
+async fn no_agent_is_told_apart_from_a_slow_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("none.sock");
+    let client = Client::new(&path, Duration::from_millis(50));
+    let error = client
+        .get::<Status>("/v1/status")
+        .await
+        .expect_err("nobody");
+    assert!(matches!(error, ClientError::Unreachable { .. }), "{error}");
+    // Accepts by way of the backlog, and never answers.
+    let _listener = std::os::unix::net::UnixListener::bind(&path).expect("a socket");
+    let error = client
+        .get::<Status>("/v1/status")
+        .await
+        .expect_err("no answer");
+    assert!(matches!(error, ClientError::TimedOut { .. }), "{error}");
+}

@@ -1,0 +1,428 @@
+//! What can be typed. No behaviour: each verb's file says what it does with it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// The mesh without sidecars: identities, mutual TLS, policy and routing for running workloads, in the kernel.
+#[derive(Debug, Parser)]
+#[command(
+    name = "warren",
+    version,
+    disable_help_subcommand = true,
+    arg_required_else_help = true,
+    after_help = "Examples:\n  \
+        warren node -f warren.yaml            run this node\n  \
+        warren flows -f --to svc/web          watch who talks to a service\n  \
+        warren explain client.shop web.shop:80\n                                        \
+        say what would happen to a connection, and why\n\n\
+        Exit codes: warren help exit-codes"
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags of every verb.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Global {
+    /// The agent's socket
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        env = "WARREN_SOCKET",
+        default_value = "/run/warren/node.sock",
+        help_heading = "Global options"
+    )]
+    pub(crate) socket: PathBuf,
+    /// How long to wait for the agent's answer
+    #[arg(long, global = true, value_name = "TIME", default_value = "10s", value_parser = duration, help_heading = "Global options")]
+    pub(crate) timeout: Duration,
+    /// Colours
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value = "auto",
+        help_heading = "Global options"
+    )]
+    pub(crate) color: ColorChoice,
+    /// Only ASCII characters
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub(crate) ascii: bool,
+}
+
+/// When colours are used.
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+pub(crate) enum ColorChoice {
+    Auto,
+    Always,
+    Never,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run this node: load the kernel programs, enrol workloads, supervise the proxy
+    Node(NodeArgs),
+    /// Run a proxy worker (started by the agent, never by hand)
+    #[command(hide = true)]
+    Proxy(ProxyArgs),
+    /// Show connections, one line each, with identities, route, verdict and the rule that gave it
+    Flows(FlowsArgs),
+    /// Show this node in a few lines
+    Status(OutputArgs),
+    /// List what the node knows
+    Get(GetArgs),
+    /// Look for everything that could be wrong, each with a fix
+    Check(CheckArgs),
+    /// Say what would happen to a connection, step by step, and why
+    Explain(ExplainArgs),
+    /// Work with configuration files
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Work with the embedded certificate authority
+    #[command(subcommand)]
+    Ca(CaCommand),
+    /// Remove every trace of the mesh from this machine
+    Uninstall(UninstallArgs),
+    /// Print versions
+    Version(OutputArgs),
+    /// Print a completion script for a shell
+    Completion {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print help, also about a topic: exit-codes
+    Help {
+        /// A verb, or a topic
+        topic: Vec<String>,
+    },
+}
+
+/// `warren node`.
+#[derive(Args, Clone, Debug)]
+#[command(
+    after_help = "Examples:\n  warren node -f warren.yaml\n  warren node -f warren.yaml --name a --run-dir /run/warren-a\n\n\
+    SIGTERM drains the proxy and ends the agent; capture stays in the kernel, so that nothing leaves in clear until it is back.\n\
+    To take everything away: warren uninstall"
+)]
+pub(crate) struct NodeArgs {
+    /// The configuration; read again whenever it changes
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        default_value = "/etc/warren/warren.yaml"
+    )]
+    pub(crate) file: PathBuf,
+    /// Name of this node [default: node.name of the file, else the host's name]
+    #[arg(long, value_name = "NODE")]
+    pub(crate) name: Option<String>,
+    /// Folder for the socket and what is kept between starts
+    #[arg(long, value_name = "DIR", default_value = "/run/warren")]
+    pub(crate) run_dir: PathBuf,
+    /// Folder for pinned programs and maps; mounted when it is not a BPF file system
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/warren")]
+    pub(crate) bpffs: PathBuf,
+    /// The cgroup whose processes can be captured [default: the root of the cgroup2 mount]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cgroup_root: Option<PathBuf>,
+    /// The cgroup for the agent and its proxies [default: warren, below the agent's own]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) mesh_cgroup: Option<PathBuf>,
+    /// Where metrics are served
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:15020")]
+    pub(crate) metrics_listen: SocketAddr,
+    /// Where health is served
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:15021")]
+    pub(crate) health_listen: SocketAddr,
+    /// Threads of the proxy that carry connections [default: one per core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(crate) threads: Option<u16>,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+}
+
+/// Flags about the log.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct LogArgs {
+    /// What is logged: error, warn, info, debug, trace, or per module (mesh_kernel=debug,info)
+    #[arg(long, value_name = "LEVEL", env = "WARREN_LOG", default_value = "info")]
+    pub(crate) log_level: String,
+    /// How it is written
+    #[arg(long, value_enum, default_value = "text")]
+    pub(crate) log_format: LogFormat,
+}
+
+/// Forms of the log.
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+impl LogFormat {
+    /// As on the command line.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
+}
+
+/// `warren proxy`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ProxyArgs {
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+}
+
+/// `warren flows`.
+#[derive(Args, Clone, Debug)]
+#[command(
+    after_help = "The same filter twice means either; different filters must all hold; --not turns the next one around.\n\
+    WHO is a name (web, web.shop), svc/web, workload/web-v1, ns/shop, an address, a network, or an identity (spiffe://…).\n\n\
+    Examples:\n  warren flows --verdict denied --since 5m\n  warren flows -f --to svc/web --not --from ns/ops\n  \
+    warren flows --last 1000 -o json > saved.ndjson; warren flows --input saved.ndjson --reason no_rule_allows"
+)]
+pub(crate) struct FlowsArgs {
+    /// From this source
+    #[arg(long, value_name = "WHO", help_heading = "Filters")]
+    pub(crate) from: Vec<String>,
+    /// To this destination
+    #[arg(long, value_name = "WHO", help_heading = "Filters")]
+    pub(crate) to: Vec<String>,
+    /// Either end is in this namespace
+    #[arg(
+        short = 'n',
+        long = "ns",
+        visible_alias = "namespace",
+        value_name = "NAMESPACE",
+        help_heading = "Filters"
+    )]
+    pub(crate) ns: Vec<String>,
+    /// Either end is this workload
+    #[arg(long, value_name = "NAME", help_heading = "Filters")]
+    pub(crate) workload: Vec<String>,
+    /// To this service
+    #[arg(long, value_name = "NAME", help_heading = "Filters")]
+    pub(crate) service: Vec<String>,
+    /// allowed, denied or failed
+    #[arg(long, value_name = "VERDICT", help_heading = "Filters")]
+    pub(crate) verdict: Vec<String>,
+    /// How it ended, e.g. no_rule_allows
+    #[arg(long, value_name = "REASON", help_heading = "Filters")]
+    pub(crate) reason: Vec<String>,
+    /// outbound (told by the client's node) or inbound
+    #[arg(long, value_name = "DIRECTION", help_heading = "Filters")]
+    pub(crate) direction: Vec<String>,
+    /// mtls, plaintext, itself, kernel or none
+    #[arg(long, value_name = "TRANSPORT", help_heading = "Filters")]
+    pub(crate) transport: Vec<String>,
+    /// To this port
+    #[arg(long, value_name = "PORT", help_heading = "Filters")]
+    pub(crate) port: Vec<String>,
+    /// Turn the next filter around
+    #[arg(long, num_args = 0, default_missing_value = "true", action = clap::ArgAction::Append, help_heading = "Filters")]
+    pub(crate) not: Vec<bool>,
+    /// Go on with new flows
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Only flows of this last time (5m), or since a moment (2026-01-31T12:00:00Z)
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<String>,
+    /// At most so many of the past [default: 20; with --since or --input: all]
+    #[arg(long, value_name = "N")]
+    pub(crate) last: Option<usize>,
+    /// How they are shown
+    #[arg(short, long, value_enum, default_value = "compact")]
+    pub(crate) output: FlowsOutput,
+    /// Read flows saved with -o json from a file, or - for standard input, instead of asking the agent
+    #[arg(long, value_name = "FILE", conflicts_with = "follow")]
+    pub(crate) input: Option<PathBuf>,
+    /// Leave out the table's header
+    #[arg(long)]
+    pub(crate) no_headers: bool,
+}
+
+/// How flows are shown.
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+pub(crate) enum FlowsOutput {
+    Compact,
+    Table,
+    Json,
+}
+
+/// `-o` of verbs that show one thing.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct OutputArgs {
+    /// How it is shown
+    #[arg(short, long, value_enum, default_value = "text")]
+    pub(crate) output: TextOutput,
+}
+
+/// Text or JSON.
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+pub(crate) enum TextOutput {
+    Text,
+    Json,
+}
+
+/// `warren get`.
+#[derive(Args, Clone, Debug)]
+#[command(
+    after_help = "Examples:\n  warren get workloads -o wide\n  warren get services -n shop -o json\n  warren get certs"
+)]
+pub(crate) struct GetArgs {
+    /// workloads, services, routes, policies or certs
+    #[arg(value_name = "KIND")]
+    pub(crate) kind: String,
+    /// Only of this name
+    #[arg(value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Only of this namespace
+    #[arg(short, long, value_name = "NAMESPACE")]
+    pub(crate) namespace: Option<String>,
+    /// How they are shown
+    #[arg(short, long, value_enum, default_value = "table")]
+    pub(crate) output: GetOutput,
+    /// Leave out the table's header
+    #[arg(long)]
+    pub(crate) no_headers: bool,
+}
+
+/// How listings are shown.
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+pub(crate) enum GetOutput {
+    Table,
+    Wide,
+    Json,
+    Yaml,
+    Name,
+}
+
+/// `warren check`.
+#[derive(Args, Clone, Debug)]
+#[command(
+    after_help = "Examples:\n  warren check --pre     before anything runs: does this machine have what is needed?\n  warren check"
+)]
+pub(crate) struct CheckArgs {
+    /// Look at the machine only; no agent is needed
+    #[arg(long)]
+    pub(crate) pre: bool,
+    /// How it is shown
+    #[arg(short, long, value_enum, default_value = "text")]
+    pub(crate) output: TextOutput,
+}
+
+/// `warren explain`.
+#[derive(Args, Clone, Debug)]
+#[command(
+    after_help = "Exit code: 0 allowed, 1 not.\n\nExamples:\n  warren explain client.shop web.shop:80\n  warren explain workload/client.shop 10.2.0.3:8080"
+)]
+pub(crate) struct ExplainArgs {
+    /// Who dials: a workload of the mesh (client.shop)
+    #[arg(value_name = "SRC")]
+    pub(crate) source: String,
+    /// Whom: a service, a workload or an address, with a port unless the service has only one
+    #[arg(value_name = "DST[:PORT]")]
+    pub(crate) destination: String,
+    /// How it is shown
+    #[arg(short, long, value_enum, default_value = "text")]
+    pub(crate) output: TextOutput,
+}
+
+/// `warren config`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Report every mistake in a configuration file (exit code 1 when there is one)
+    Validate {
+        /// The file
+        file: PathBuf,
+        /// As which node to read it [default: node.name of the file, else the host's name]
+        #[arg(long, value_name = "NODE")]
+        name: Option<String>,
+    },
+    /// Print the JSON Schema of configuration files, for editors
+    Schema,
+}
+
+/// `warren ca`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum CaCommand {
+    /// Replace the root certificate, in steps that never break a connection
+    #[command(subcommand)]
+    Rotate(RotateCommand),
+}
+
+/// `warren ca rotate`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum RotateCommand {
+    /// First: make a new root and trust it beside the old one. Wait until every node has read it
+    Stage(CaDirectory),
+    /// Second: sign with the new root. Wait until every certificate was renewed
+    Activate(CaDirectory),
+    /// Last: trust the old root no longer
+    Finish(CaDirectory),
+    /// Say how far a rotation has come
+    Status(CaDirectory),
+}
+
+/// Where the authority is.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct CaDirectory {
+    /// identity.directory of the configuration
+    #[arg(long, value_name = "DIR")]
+    pub(crate) directory: PathBuf,
+    /// Trust domain, when the directory is new
+    #[arg(long, value_name = "DOMAIN")]
+    pub(crate) trust_domain: Option<String>,
+}
+
+/// `warren uninstall`.
+#[derive(Args, Clone, Debug)]
+#[command(
+    after_help = "Through the running agent when there is one (workloads are un-enrolled, then it exits), else directly.\n\
+    Configuration and the certificate authority's folder stay."
+)]
+pub(crate) struct UninstallArgs {
+    /// Folder for pinned programs and maps
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/warren")]
+    pub(crate) bpffs: PathBuf,
+    /// The cgroup whose processes can be captured [default: the root of the cgroup2 mount]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cgroup_root: Option<PathBuf>,
+    /// The cgroup for the agent and its proxies [default: as remembered by the last agent]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) mesh_cgroup: Option<PathBuf>,
+    /// Folder for the socket and what is kept between starts [default: that of --socket]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) run_dir: Option<PathBuf>,
+}
+
+/// Reads `250ms`, `5s`, `10m`, `2h`, `1d`; a bare number is seconds.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text
+        .find(|character: char| !character.is_ascii_digit() && character != '.')
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let seconds = match unit {
+        "ms" => 0.001,
+        "" | "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3_600.0,
+        "d" => 86_400.0,
+        _ => return Err(format!("{unit:?} is no unit of time; use ms, s, m, h or d")),
+    };
+    let number: f64 = number
+        .parse()
+        .map_err(|_| "a time is a number and a unit, as in 250ms, 5s, 10m, 2h, 1d".to_owned())?;
+    Duration::try_from_secs_f64(number * seconds).map_err(|_| "this time is too long".to_owned())
+}

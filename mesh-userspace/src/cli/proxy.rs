@@ -1,0 +1,11 @@
+//! `warren proxy`: the worker. The agent starts it with its end of the link on descriptor 3.
+
+use super::args::ProxyArgs;
+use super::{CliError, Exit};
+
+/// Runs it until it is drained.
+pub(crate) fn run(args: &ProxyArgs) -> Result<Exit, CliError> {
+    crate::telemetry::start(&args.log).map_err(|error| CliError::Usage(error.to_string()))?;
+    mesh_proxy::worker::run().map_err(|error| CliError::failed("the proxy cannot run", error))?;
+    Ok(Exit::Ok)
+}

@@ -1,0 +1,42 @@
+//! The log: to standard error, as text or one JSON object per line. Records of the `log` crate (rustls, and the eBPF
+//! programs by way of aya-log) arrive in the same place.
+
+use std::io::{self, IsTerminal};
+
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::args::{LogArgs, LogFormat};
+
+/// The level was not understood.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "--log-level {level:?} is not understood; use error, warn, info, debug, trace or module=level pairs"
+)]
+pub(crate) struct InvalidLevel {
+    level: String,
+    #[source]
+    source: tracing_subscriber::filter::ParseError,
+}
+
+/// Sets the log up, once per process.
+pub(crate) fn start(args: &LogArgs) -> Result<(), InvalidLevel> {
+    let filter = EnvFilter::builder()
+        .parse(&args.log_level)
+        .map_err(|source| InvalidLevel {
+            level: args.log_level.clone(),
+            source,
+        })?;
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none());
+    // tracing-subscriber installs the bridge from `log` too. It fails only when a log is set up already: in tests.
+    let installed = match args.log_format {
+        LogFormat::Text => log.try_init(),
+        LogFormat::Json => log.json().try_init(),
+    };
+    if let Err(error) = installed {
+        tracing::debug!(%error, "the log was set up before");
+    }
+    Ok(())
+}
