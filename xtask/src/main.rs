@@ -38,7 +38,7 @@ enum Chore {
     Test(test::Options),
     /// Two nodes on this machine, meshed while they run: traffic, weights, policy, packet capture. Needs root.
     Demo(demo::Options),
-    /// Measure Warren against a direct connection in the simulated cluster. Needs root.
+    /// Measure Warren, no mesh at all, and Warren's peers in the simulated cluster. Needs root.
     Bench(bench::Options),
     /// Install, with apt-get, the programs that tests, demo and benchmarks run. Needs root; the build itself does not.
     Deps(deps::Options),
