@@ -1,7 +1,7 @@
 //! Addresses that carry their role in their type: a bare `SocketAddr` says nothing about which end it is.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -41,7 +41,11 @@ pub fn canonical(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(addr.ip().to_canonical(), addr.port())
 }
 
-/// Whether an address may never be a destination of the mesh: loopback, link-local (cloud metadata services live
+/// The metadata service of a large cloud that is not link-local: whoever reaches it in a workload's place may get the
+/// machine's credentials.
+const CLOUD_METADATA: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+
+/// Whether an address may never be a destination of the mesh: loopback, link-local (most cloud metadata services live
 /// there), multicast, unspecified, broadcast.
 pub fn is_forbidden_destination(ip: IpAddr) -> bool {
     match ip.to_canonical() {
@@ -57,6 +61,7 @@ pub fn is_forbidden_destination(ip: IpAddr) -> bool {
                 || v6.is_unicast_link_local()
                 || v6.is_multicast()
                 || v6.is_unspecified()
+                || v6 == CLOUD_METADATA
         }
     }
 }
