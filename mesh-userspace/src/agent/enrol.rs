@@ -504,11 +504,6 @@ impl Enrolments {
                 .is_empty()
     }
 
-    /// Whether nobody is enrolled or leaving.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.entries.values().all(|entry| entry.active().is_none())
-    }
-
     /// The name behind a number.
     pub(crate) fn name(&self, id: WorkloadId) -> Option<&Name> {
         let mut entries = self.entries.iter();

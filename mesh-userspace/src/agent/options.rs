@@ -61,14 +61,6 @@ impl Options {
             log,
         })
     }
-
-    /// The node's name, when the configuration says `configured`.
-    pub(crate) fn node_name(&self, configured: Option<&str>) -> String {
-        self.name
-            .clone()
-            .or_else(|| configured.map(str::to_owned))
-            .unwrap_or_else(host_name)
-    }
 }
 
 /// The host's name.

@@ -109,7 +109,7 @@ impl RunDir {
                 ) =>
             {
                 Err(AgentError::RunDir {
-                    path: self.path.clone(),
+                    path: self.path,
                     source: error,
                 })
             }

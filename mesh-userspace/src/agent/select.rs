@@ -80,7 +80,7 @@ pub(crate) fn find(selector: &Selector, cgroup2: &Path) -> Result<(Found, Mark),
         Selector::Container(name) => {
             let pid = container(name, Path::new("/proc"))?;
             // The process may have ended since; the next look finds another.
-            of_process(pid).map_err(|_| NotFound::NoContainer { name: name.clone() })
+            of_process(pid).map_err(|_gone| NotFound::NoContainer { name: name.clone() })
         }
         Selector::Cgroup(path) => cgroup(path, cgroup2),
     }

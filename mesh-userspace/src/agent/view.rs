@@ -209,8 +209,8 @@ impl server::Node for View {
             commands
                 .send(Command::Uninstall(answer))
                 .await
-                .map_err(|_| ending())?;
-            answered.await.map_err(|_| ending())?
+                .map_err(|_closed| ending())?;
+            answered.await.map_err(|_closed| ending())?
         }
     }
 }

@@ -179,7 +179,7 @@ impl Term {
             Field::Port => {
                 value
                     .parse::<u16>()
-                    .map_err(|_| fail("a port is a number from 0 to 65535".to_owned()))?;
+                    .map_err(|_wrong| fail("a port is a number from 0 to 65535".to_owned()))?;
             }
             Field::Verdict => one_of(&["allowed", "denied", "failed"])?,
             Field::Direction => one_of(&["outbound", "inbound"])?,

@@ -421,8 +421,9 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         "d" => 86_400.0,
         _ => return Err(format!("{unit:?} is no unit of time; use ms, s, m, h or d")),
     };
-    let number: f64 = number
-        .parse()
-        .map_err(|_| "a time is a number and a unit, as in 250ms, 5s, 10m, 2h, 1d".to_owned())?;
-    Duration::try_from_secs_f64(number * seconds).map_err(|_| "this time is too long".to_owned())
+    let number: f64 = number.parse().map_err(|_wrong| {
+        "a time is a number and a unit, as in 250ms, 5s, 10m, 2h, 1d".to_owned()
+    })?;
+    Duration::try_from_secs_f64(number * seconds)
+        .map_err(|_wrong| "this time is too long".to_owned())
 }

@@ -11,13 +11,13 @@ use super::args::{CaCommand, CaDirectory, RotateCommand};
 use super::output::{Table, until};
 use super::{CliError, Exit};
 
+/// A step of a rotation.
+type Rotate = fn(&mut Authority) -> Result<Step, AuthorityError>;
+
 /// Does what was asked.
 pub(crate) fn run(command: CaCommand, out: &mut dyn Write) -> Result<Exit, CliError> {
     let CaCommand::Rotate(command) = command;
-    let (step, directory): (
-        fn(&mut Authority) -> Result<Step, AuthorityError>,
-        &CaDirectory,
-    ) = match &command {
+    let (step, directory): (Rotate, &CaDirectory) = match &command {
         RotateCommand::Stage(directory) => (Authority::stage, directory),
         RotateCommand::Activate(directory) => (Authority::activate, directory),
         RotateCommand::Finish(directory) => (Authority::finish, directory),

@@ -259,7 +259,7 @@ fn since(text: &str) -> Result<Timestamp, CliError> {
     })?;
     Timestamp::now()
         .checked_sub(ago)
-        .map_err(|_| CliError::Usage(format!("--since {text:?} is before time began")))
+        .map_err(|_wrong| CliError::Usage(format!("--since {text:?} is before time began")))
 }
 
 /// Nothing to show is an answer that wants a reason.
