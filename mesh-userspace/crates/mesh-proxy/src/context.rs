@@ -181,7 +181,7 @@ impl tunnel::Dialler for TunnelDialler {
                     // The caller says whom; the kind tells whether another endpoint may help.
                     DialError::Connect { source, .. } => source,
                     DialError::Timeout(_) => io::ErrorKind::TimedOut.into(),
-                    DialError::Exhausted(error) => io::Error::other(error),
+                    DialError::Exhausted(_) | DialError::OwnListener(_) => io::Error::other(error),
                 })
         }
         .boxed_local()

@@ -30,6 +30,9 @@ pub(crate) enum DialError {
         /// The operating system's answer.
         source: io::Error,
     },
+    /// It would be delivered to the proxy.
+    #[error("{0} is a listener of the mesh, not of an application")]
+    OwnListener(SocketAddr),
     /// No answer in time.
     #[error("{0} did not answer in time")]
     Timeout(SocketAddr),
@@ -46,6 +49,7 @@ impl DialError {
                 }
                 _ => Reason::Unreachable,
             },
+            Self::OwnListener(_) => Reason::WrongDestination,
             Self::Timeout(_) => Reason::Unreachable,
         }
     }
@@ -59,6 +63,9 @@ pub(crate) async fn deliver(
     deadline: Instant,
 ) -> Result<TcpStream, DialError> {
     let AppAddr(destination) = permit.destination();
+    if served.is_own_listener(destination) {
+        return Err(DialError::OwnListener(destination));
+    }
     if carries_client(served, client.0.ip(), destination.ip()) {
         let socket = take(served, Purpose::Deliver, destination, deadline).await?;
         match bind_as(&socket, client.0.ip()) {

@@ -34,11 +34,6 @@ impl Drain {
         });
     }
 
-    /// When connections are cut; `None`: the worker does not stop.
-    pub(crate) fn deadline(&self) -> Option<Instant> {
-        *self.0.borrow()
-    }
-
     /// Waits until the worker begins to stop.
     pub(crate) async fn begun(&self) {
         let mut changes = self.0.subscribe();
@@ -153,7 +148,6 @@ mod tests {
     #[tokio::test]
     async fn a_second_drain_only_brings_the_deadline_forward() {
         let drain = Arc::new(Drain::new());
-        assert_eq!(drain.deadline(), None);
         let began = Instant::now();
         drain.begin(Duration::from_secs(10));
         drain.begun().await;

@@ -35,3 +35,6 @@ mod record;
 mod reservoir;
 mod reset;
 mod served;
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::time::Duration;
 
 use mesh_common::LAYOUT_VERSION;
 use mesh_common::origin::Origin;
@@ -20,7 +21,27 @@ pub(crate) struct Dialled {
     /// By whom.
     pub(crate) process: Process,
     /// When, ns of `CLOCK_MONOTONIC`.
-    pub(crate) at: u64,
+    at: u64,
+}
+
+impl Dialled {
+    /// How long ago the application called `connect()`.
+    pub(crate) fn age(&self) -> Duration {
+        let mut now = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        // SAFETY: the pointer is to a timespec that outlives the call.
+        let failed = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) } != 0;
+        if failed {
+            return Duration::ZERO;
+        }
+        let now = Duration::new(
+            u64::try_from(now.tv_sec).unwrap_or(0),
+            u32::try_from(now.tv_nsec).unwrap_or(0),
+        );
+        now.saturating_sub(Duration::from_nanos(self.at))
+    }
 }
 
 /// The connection cannot be placed, so it must not go anywhere.

@@ -1,8 +1,10 @@
 //! The story of a connection that an application of this node makes.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mesh_core::addr::{AppAddr, ClientAddr, PeerAddr};
 use mesh_core::outcome::Reason;
@@ -37,6 +39,8 @@ pub(crate) async fn serve(cx: Rc<Context>, accepted: Accepted) {
         client: accepted.client,
         record: &record,
         deadline: Instant::now() + CONNECT_TIME,
+        waited: Cell::default(),
+        recovered: Instant::now(),
     }
     .tell(ResetOnDrop::new(accepted.connection))
     .await;
@@ -51,6 +55,9 @@ struct Story<'a> {
     client: ClientAddr,
     record: &'a Recorder,
     deadline: Instant,
+    /// Between the application's `connect()` and `recovered`.
+    waited: Cell<Duration>,
+    recovered: Instant,
 }
 
 /// An attempt at one place failed.
@@ -80,6 +87,8 @@ impl Story<'_> {
                 Ok(dialled) => dialled,
                 Err(error) => return Ended::before(Reason::NoOriginalDestination, words(&error)),
             };
+        // The application's connect() has returned already; what it waits for counts from there.
+        self.waited.set(dialled.age());
         self.fill(|record| {
             record.original_destination = Some(dialled.destination);
             record.process = Some(dialled.process);
@@ -324,7 +333,8 @@ impl Story<'_> {
 
     /// The destination application took the connection.
     fn connected(&self, fill: impl FnOnce(&mut Record)) {
-        let connect_us = u64::try_from(self.record.age().as_micros()).ok();
+        let since = self.waited.get() + self.recovered.elapsed();
+        let connect_us = u64::try_from(since.as_micros()).ok();
         self.fill(|record| {
             record.connect_us = connect_us;
             fill(record);

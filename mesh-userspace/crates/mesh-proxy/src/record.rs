@@ -107,7 +107,8 @@ impl Live {
         let Some(carrier) = self.carrier.borrow().clone() else {
             return;
         };
-        if self.cut.replace(Some(reason)).is_none() {
+        if self.cut.get().is_none() {
+            self.cut.set(Some(reason));
             let mut record = self.record.borrow_mut();
             record.rule = rule.or_else(|| record.rule.take());
             record.detail = detail;

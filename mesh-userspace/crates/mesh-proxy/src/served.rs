@@ -1,6 +1,6 @@
 //! A workload of this node, as it is being served: its sockets, its limits, its end. Shared by all threads.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -27,6 +27,8 @@ pub(crate) struct Served {
     pub(crate) reservoir: Reservoir,
     /// Its end.
     pub(crate) leaving: Leaving,
+    /// Where the proxy itself listens in its network namespace.
+    listeners: Vec<SocketAddr>,
     connections: AtomicUsize,
     tunnels: AtomicUsize,
 }
@@ -40,6 +42,7 @@ impl Served {
     /// Takes over a workload.
     pub(crate) fn new(
         local: LocalWorkload,
+        listeners: Vec<SocketAddr>,
         agent: UnboundedSender<ToAgent>,
         counters: &Counters,
     ) -> Arc<Self> {
@@ -57,6 +60,7 @@ impl Served {
             local,
             reservoir,
             leaving,
+            listeners,
             connections: AtomicUsize::new(0),
             tunnels: AtomicUsize::new(0),
         })
@@ -73,6 +77,14 @@ impl Served {
     /// Whether an address is the workload's.
     pub(crate) fn owns(&self, address: IpAddr) -> bool {
         self.local.addresses.contains(&address.to_canonical())
+    }
+
+    /// Whether an address is one of the proxy's own listeners. A delivery there would come back here, without end.
+    pub(crate) fn is_own_listener(&self, address: SocketAddr) -> bool {
+        self.listeners.iter().any(|listener| {
+            listener.port() == address.port()
+                && (listener.ip().is_unspecified() || listener.ip() == address.ip().to_canonical())
+        })
     }
 
     /// Counts one more application connection.

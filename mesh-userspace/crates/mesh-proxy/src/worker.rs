@@ -78,19 +78,24 @@ pub fn run() -> Result<(), WorkerError> {
     let link = take_link()?;
     confine::give_up_privileges()?;
     let runtime = runtime("its control thread")?;
-    runtime.block_on(serve(link))
+    runtime.block_on(serve(link, Box::new(Kernel), confine::filter_system_calls))
 }
 
-async fn serve(link: OwnedFd) -> Result<(), WorkerError> {
+/// The worker's life, but for what belongs to a process of its own.
+pub(crate) async fn serve(
+    link: OwnedFd,
+    kernel: Box<dyn OriginOf>,
+    confine: impl FnOnce() -> Result<(), ConfineError>,
+) -> Result<(), WorkerError> {
     let link: WorkerEnd = Endpoint::new(link)?;
     // Everything that needs a descriptor of its own is made before the filter closes that way.
     let terminate = signal(SignalKind::terminate()).map_err(set_up("its signal handler"))?;
     let (settings, threads) = hello(&link).await?;
     warm_up_cryptography();
     let (agent, messages) = unbounded_channel();
-    let (shared, records) = shared(settings, agent, Box::new(Kernel));
+    let (shared, records) = shared(settings, agent, kernel);
     let threads = data::start(&shared, threads)?;
-    confine::filter_system_calls()?;
+    confine()?;
     let ready = ToAgent::Ready {
         version: link::VERSION,
     };

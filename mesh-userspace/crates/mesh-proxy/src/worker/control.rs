@@ -1,18 +1,21 @@
 //! The control thread: takes what the agent says and passes it on, and tells the agent what threads have to tell.
 //! Receiving, telling and recording wait for nothing but themselves: a slow agent holds up none of the others.
 
+use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use mesh_core::addr::canonical;
 use mesh_core::record::Record;
 use mesh_core::snapshot::{Snapshot, World};
 use mesh_core::workload::WorkloadId;
 use tokio::signal::unix::Signal;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::Records;
 use super::data::{Command, Enrolling, Threads};
@@ -137,7 +140,9 @@ impl Control<'_> {
             return Err(format!("workload {id} ({name}) is enrolled already"));
         }
         let agent = self.shared.agent.clone();
-        let served = Served::new(local, agent.clone(), &self.shared.counters);
+        let own = addresses(&listeners)
+            .map_err(|error| format!("a descriptor of {name} is not a listener: {error}"))?;
+        let served = Served::new(local, own, agent.clone(), &self.shared.counters);
         let enrolling = Enrolling::new(Arc::clone(&served), agent);
         self.threads
             .send_listeners(&listeners, |listeners| {
@@ -252,45 +257,45 @@ impl Control<'_> {
     }
 }
 
-/// Passes records on, in batches.
+/// Passes records on, in batches, and those that are there at the end too.
 async fn record(
     link: &WorkerEnd,
     shared: &Shared,
     mut records: Records,
-    mut closing: watch::Receiver<bool>,
+    closing: watch::Receiver<bool>,
 ) {
-    loop {
-        let mut batch = Vec::with_capacity(MAX_RECORDS);
-        let closed = tokio::select! {
-            biased;
-            _ = records.recv_many(&mut batch, MAX_RECORDS) => false,
-            _ = closing.wait_for(|closing| *closing) => true,
-        };
-        if closed {
-            break;
-        }
-        if batch.len() < MAX_RECORDS {
-            sleep(GATHER).await;
-            gather(&mut records, &mut batch);
-        }
-        tokio::select! {
-            () = give(link, shared, batch) => {}
-            _ = closing.wait_for(|closing| *closing) => break,
-        }
-    }
-    let farewell = async {
-        loop {
-            let mut batch = Vec::new();
-            gather(&mut records, &mut batch);
-            if batch.is_empty() {
-                break;
+    let closed = wait_until_closing(closing.clone());
+    let late = async {
+        wait_until_closing(closing).await;
+        sleep(FAREWELL).await;
+    };
+    let pass_on = async {
+        let mut closed = std::pin::pin!(closed);
+        let mut last = false;
+        while !last {
+            let mut batch = Vec::with_capacity(MAX_RECORDS);
+            tokio::select! {
+                biased;
+                _ = records.recv_many(&mut batch, MAX_RECORDS) => {}
+                () = &mut closed => last = true,
             }
-            give(link, shared, batch).await;
+            if batch.len() < MAX_RECORDS && !last {
+                sleep(GATHER).await;
+                gather(&mut records, &mut batch);
+            }
+            if !batch.is_empty() {
+                give(link, shared, batch).await;
+            }
         }
     };
-    if timeout(FAREWELL, farewell).await.is_err() {
-        tracing::warn!("the agent did not take the last records");
+    tokio::select! {
+        () = pass_on => {}
+        () = late => tracing::warn!("the agent did not take the last records"),
     }
+}
+
+async fn wait_until_closing(mut closing: watch::Receiver<bool>) {
+    drop(closing.wait_for(|closing| *closing).await);
 }
 
 fn gather(records: &mut Records, batch: &mut Vec<Record>) {
@@ -323,6 +328,17 @@ fn open<T: serde::de::DeserializeOwned>(
         ));
     };
     payload::unseal(payload).map_err(|error| format!("{what} cannot be read: {error}"))
+}
+
+fn addresses(listeners: &[(Listener, OwnedFd)]) -> io::Result<Vec<SocketAddr>> {
+    listeners
+        .iter()
+        .map(|(_, descriptor)| {
+            let address = socket2::SockRef::from(descriptor).local_addr()?.as_socket();
+            let address = address.ok_or(io::ErrorKind::InvalidInput)?;
+            Ok(canonical(address))
+        })
+        .collect()
 }
 
 fn pair(
