@@ -358,7 +358,7 @@ fn metrics_and_health() -> Result<()> {
     story(&[], |cluster| {
         let shop = Shop::open(cluster, &[])?;
         shop.client.session(shop.web4())?.echo("hello")?;
-        for path in ["/healthz", "/readyz"] {
+        for path in ["/livez", "/readyz"] {
             ensure!(shop.a.health(path)? == 200, "{path}");
         }
         until(
@@ -367,7 +367,7 @@ fn metrics_and_health() -> Result<()> {
             || {
                 let metrics = shop.a.metrics()?;
                 Ok(metrics.lines().any(|line| {
-                    line.starts_with("warren_connections")
+                    line.starts_with("warren_tcp_connections_opened_total")
                         && line.contains("outbound")
                         && !line.ends_with(" 0")
                 }))
