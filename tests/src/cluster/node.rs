@@ -185,7 +185,7 @@ impl Node {
             .args(["--health-listen", &format!("0.0.0.0:{HEALTH}")])
             .env(
                 "WARREN_LOG",
-                std::env::var_os("WARREN_LOG").unwrap_or_else(|| "debug".into()),
+                std::env::var_os("WARREN_LOG").unwrap_or_else(|| "debug,aya=info,aya_obj=info,rustls=info".into()),
             )
             .namespace(self.namespace.name())
             .cgroup(&self.system_cgroup()?)
