@@ -9,7 +9,7 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use mesh_common::guard::GuardMode as Mode;
 use mesh_common::inbound::Inbound;
@@ -19,10 +19,11 @@ use mesh_core::workload::WorkloadId;
 use crate::bpf::{AttachType, LinkTarget};
 use crate::cgroup;
 use crate::error::KernelError;
+use crate::exits::{Exit, exits};
 use crate::kernel::Kernel;
 use crate::link::{Attached, Link, Wanted};
 use crate::namespace::{self, Place};
-use crate::netlink::{delivery, interfaces};
+use crate::netlink::delivery;
 use crate::register::{self, Key, Memory, Pair};
 use crate::sockets;
 use crate::sysctls;
@@ -33,14 +34,6 @@ use crate::undo::Undo;
 use crate::workload::{
     Enrolled, Stage, families, guard, guard_pin, ingress_pin, listener_key,
 };
-
-/// An interface of the workload and its host end.
-#[derive(Clone, Debug)]
-pub(crate) struct Exit {
-    pair: Pair,
-    name: String,
-    addresses: Vec<IpAddr>,
-}
 
 impl Kernel {
     /// Prepares a workload: guard, delivery, listeners, ingress. It is not captured before [`Self::activate`], unless an
@@ -472,59 +465,6 @@ pub(crate) fn close_delivery(place: &Place, saved: Option<&sysctls::Saved>) -> i
         delivery::remove()?;
         saved.map_or(Ok(()), sysctls::restore)
     })
-}
-
-/// The interfaces by which a workload reaches anybody, each with its host end.
-fn exits(id: WorkloadId, fd: &OwnedFd) -> Result<Vec<Exit>, KernelError> {
-    let listed = namespace::visit(fd.as_fd(), interfaces::list)
-        .map_err(|source| step_failed(id, "list the interfaces", source))?;
-    if listed.iter().any(|each| each.loopback && !each.up) {
-        return Err(KernelError::LoopbackDown { id });
-    }
-    let mut exits = Vec::new();
-    for interface in listed.into_iter().filter(|each| !each.loopback) {
-        match host_end(&interface, fd.as_fd())
-            .map_err(|source| step_failed(id, "find the host end of an interface", source))?
-        {
-            Some((outside, name)) => exits.push(Exit {
-                pair: Pair {
-                    inside: interface.index,
-                    outside,
-                },
-                name,
-                addresses: interface.addresses,
-            }),
-            None if may_lead_out(&interface) => {
-                return Err(KernelError::NoHostEnd {
-                    id,
-                    interface: interface.name,
-                    kind: interface.kind,
-                });
-            }
-            None => {}
-        }
-    }
-    if exits.iter().all(|exit| exit.addresses.is_empty()) {
-        return Err(KernelError::NoAddress { id });
-    }
-    Ok(exits)
-}
-
-fn host_end(
-    interface: &interfaces::Interface,
-    namespace: BorrowedFd<'_>,
-) -> io::Result<Option<(u32, String)>> {
-    interfaces::host_end(interface, namespace)
-}
-
-/// Whether an interface without a host end of ours could lead out of the workload. Tunnels, bridges and the like send
-/// through another interface, which is guarded; a veth without an address leads into a namespace that is nested.
-fn may_lead_out(interface: &interfaces::Interface) -> bool {
-    match interface.kind.as_str() {
-        "" | "macvlan" | "macvtap" | "ipvlan" | "ipvtap" | "netkit" => true,
-        "veth" => !interface.addresses.is_empty(),
-        _ => false,
-    }
 }
 
 fn duplicate(id: WorkloadId, fd: &OwnedFd) -> Result<OwnedFd, KernelError> {

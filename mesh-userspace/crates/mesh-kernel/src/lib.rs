@@ -11,12 +11,14 @@
 //!
 //! **Failing.** Every error leaves the workload as it was before, or closed. Nothing is half enrolled.
 //!
-//! Reading order: `object`, `pin`, `bpf`, `link`, `load` and `maps` (from bytes to attached programs), `namespace`,
+//! Reading order: `object`, `pin`, `bpf`, `link`, `filter`, `load` and `maps` (from bytes to attached programs), `namespace`,
 //! `netlink`, `sysctls`, `established`, `sockets` (work inside namespaces), `register` and `workload` (what is known),
-//! then the life of a workload: `kernel`, `enrol`, `host`, `capture`, `watchdog`, `maintain`, `uninstall`.
+//! then the life of a workload: `kernel`, `exits`, `enrol`, `host`, `capture`, `watchdog`, `maintain`, `uninstall`.
 
 pub use crate::error::KernelError;
 pub use crate::events::EventStream;
+#[doc(hidden)]
+pub use crate::filter::without_tcx;
 pub use crate::kernel::Kernel;
 pub use crate::probe::{Feature, Features, probe};
 pub use crate::types::*;
@@ -32,6 +34,8 @@ mod enrol;
 mod error;
 mod established;
 mod events;
+mod exits;
+mod filter;
 mod host;
 mod kernel;
 mod link;

@@ -1,22 +1,26 @@
 //! Attached programs: one link, one pin, one name.
 //!
 //! The pin is the link's owner. A new agent finds it, swaps the program in it and goes on, so that a hook is never without
-//! a program. The open descriptor is kept as well, so that removing the pin by hand does not detach anything.
+//! a program. The open descriptor is kept as well, so that removing the pin by hand does not detach anything. Where the
+//! kernel has no links for interfaces, a filter with a marker takes its part: see `filter.rs`.
 
+use std::fs;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 
 use crate::bpf::{self, AttachType, LinkInfo, LinkTarget};
 use crate::error::KernelError;
+use crate::filter::{self, Filter, Hold};
 use crate::pin::{self, Pins};
 
-/// A pinned link.
+/// An attached program that outlives this process.
 #[derive(Debug)]
 pub(crate) struct Link {
     name: String,
     path: PathBuf,
-    fd: OwnedFd,
+    hold: Hold,
 }
 
 /// What a link must look like.
@@ -48,53 +52,70 @@ impl Link {
         name: &str,
         wanted: Wanted<'_>,
     ) -> Result<Attached, KernelError> {
-        let fail = |operation| {
-            let object = format!("program {name}");
-            move |source| KernelError::Bpf {
-                operation,
-                object,
-                source,
-            }
-        };
         let path = pins.links().join(name);
-        match bpf::open_pin(&path) {
-            Ok(fd) if bpf::link_info(fd.as_fd()).is_ok_and(|i| i.target == wanted.target_id) => {
-                bpf::link_update(fd.as_fd(), wanted.program).map_err(fail("replace"))?;
-                let name = name.to_owned();
-                let link = Self { name, path, fd };
-                Ok(Attached { link, new: false })
+        let attached = match wanted.target {
+            LinkTarget::Interface(index) if filter::needed() => {
+                Self::attach_filter(name, path, index, wanted.program)
             }
-            Ok(stale) => {
-                let fd = bpf::link_create(wanted.program, wanted.target, wanted.attach)
-                    .map_err(fail("attach"))?;
-                pin::remove(&path).map_err(fail("unpin the old"))?;
-                bpf::link_detach(stale.as_fd()).map_err(fail("detach the old"))?;
-                Self::pinned(name, path, fd).map_err(fail("pin"))
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let fd = bpf::link_create(wanted.program, wanted.target, wanted.attach)
-                    .map_err(fail("attach"))?;
-                Self::pinned(name, path, fd).map_err(fail("pin"))
-            }
-            Err(error) => Err(fail("open the pin of")(error)),
-        }
+            _ => Self::attach_link(name, path, wanted),
+        };
+        attached.map_err(failed("attach", name))
     }
 
-    fn pinned(name: &str, path: PathBuf, fd: OwnedFd) -> io::Result<Attached> {
-        bpf::pin(fd.as_fd(), &path)?;
+    fn attach_link(name: &str, path: PathBuf, wanted: Wanted<'_>) -> io::Result<Attached> {
+        let create = || bpf::link_create(wanted.program, wanted.target, wanted.attach);
+        let (fd, new) = match bpf::open_pin(&path) {
+            Ok(fd) if bpf::link_info(fd.as_fd()).is_ok_and(|i| i.target == wanted.target_id) => {
+                bpf::link_update(fd.as_fd(), wanted.program)?;
+                (fd, false)
+            }
+            Ok(stale) => {
+                let fd = create()?;
+                pin::remove(&path)?;
+                bpf::link_detach(stale.as_fd())?;
+                bpf::pin(fd.as_fd(), &path)?;
+                (fd, true)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // A marker of a filter, from a kernel without links, reads as not found too.
+                pin::remove(&path)?;
+                let fd = create()?;
+                bpf::pin(fd.as_fd(), &path)?;
+                (fd, true)
+            }
+            Err(error) => return Err(error),
+        };
+        let hold = Hold::Link(fd);
         let name = name.to_owned();
-        let link = Self { name, path, fd };
-        Ok(Attached { link, new: true })
+        let link = Self { name, path, hold };
+        Ok(Attached { link, new })
+    }
+
+    fn attach_filter(
+        name: &str,
+        path: PathBuf,
+        interface: u32,
+        program: BorrowedFd<'_>,
+    ) -> io::Result<Attached> {
+        let older = read_marker(&path);
+        let (mut filter, new) = Filter::attach(interface, program, name)?;
+        filter.inherit(older.as_ref());
+        write_marker(&path, &filter)?;
+        let hold = Hold::Filter(filter);
+        let name = name.to_owned();
+        let link = Self { name, path, hold };
+        Ok(Attached { link, new })
     }
 
     /// Opens the pin of this name as it is.
     pub(crate) fn open(pins: &Pins, name: &str) -> io::Result<Self> {
         let path = pins.links().join(name);
-        Ok(Self {
-            name: name.to_owned(),
-            fd: bpf::open_pin(&path)?,
-            path,
-        })
+        let hold = match read_marker(&path) {
+            Some(filter) => Hold::Filter(filter),
+            None => Hold::Link(bpf::open_pin(&path)?),
+        };
+        let name = name.to_owned();
+        Ok(Self { name, path, hold })
     }
 
     /// Its name.
@@ -104,22 +125,35 @@ impl Link {
 
     /// What the kernel says about it.
     pub(crate) fn info(&self) -> io::Result<LinkInfo> {
-        bpf::link_info(self.fd.as_fd())
+        match &self.hold {
+            Hold::Link(fd) => bpf::link_info(fd.as_fd()),
+            Hold::Filter(filter) => filter.info(),
+        }
     }
 
     /// Swaps the program, atomically.
     pub(crate) fn update(&self, program: BorrowedFd<'_>) -> Result<(), KernelError> {
-        bpf::link_update(self.fd.as_fd(), program).map_err(|source| KernelError::Bpf {
-            operation: "replace",
-            object: format!("program {}", self.name),
-            source,
-        })
+        match &self.hold {
+            Hold::Link(fd) => bpf::link_update(fd.as_fd(), program),
+            Hold::Filter(filter) => filter.update(program, &self.name),
+        }
+        .map_err(failed("replace", &self.name))
     }
 
     /// Moves the pin into another folder of pins.
     pub(crate) fn move_to(&self, pins: &Pins) -> io::Result<()> {
-        bpf::pin(self.fd.as_fd(), &pins.links().join(&self.name))?;
+        self.pin_at(&pins.links().join(&self.name))?;
         pin::remove(&self.path)
+    }
+
+    fn pin_at(&self, path: &Path) -> io::Result<()> {
+        match &self.hold {
+            Hold::Link(fd) => {
+                pin::remove(path)?;
+                bpf::pin(fd.as_fd(), path)
+            }
+            Hold::Filter(filter) => write_marker(path, filter),
+        }
     }
 
     /// Whether it is attached.
@@ -132,40 +166,49 @@ impl Link {
         if self.is_pinned() {
             return Ok(());
         }
-        pin::remove(&self.path)
-            .and_then(|()| bpf::pin(self.fd.as_fd(), &self.path))
-            .map_err(|source| KernelError::Bpf {
-                operation: "pin",
-                object: format!("program {}", self.name),
-                source,
-            })
+        self.pin_at(&self.path).map_err(failed("pin", &self.name))
     }
 
     /// Whether the pin is there and stands for this very link.
     pub(crate) fn is_pinned(&self) -> bool {
-        bpf::open_pin(&self.path).is_ok_and(|pinned| {
-            match (
-                bpf::object_id(pinned.as_fd()),
-                bpf::object_id(self.fd.as_fd()),
-            ) {
-                (Ok(pinned), Ok(own)) => pinned == own,
-                _ => false,
-            }
-        })
+        match &self.hold {
+            Hold::Filter(filter) => fs::read_link(&self.path)
+                .is_ok_and(|text| text.to_str() == Some(&filter.as_text())),
+            Hold::Link(fd) => bpf::open_pin(&self.path).is_ok_and(|pinned| {
+                match (bpf::object_id(pinned.as_fd()), bpf::object_id(fd.as_fd())) {
+                    (Ok(pinned), Ok(own)) => pinned == own,
+                    _ => false,
+                }
+            }),
+        }
     }
 
     /// Detaches the program and removes the pin.
     pub(crate) fn remove(self) -> Result<(), KernelError> {
-        let fail = |operation| {
-            let object = format!("program {}", self.name);
-            move |source| KernelError::Bpf {
-                operation,
-                object,
-                source,
-            }
-        };
-        // The pin first: should detaching fail, closing the last descriptor still detaches.
-        pin::remove(&self.path).map_err(fail("unpin"))?;
-        bpf::link_detach(self.fd.as_fd()).map_err(fail("detach"))
+        match &self.hold {
+            // The pin first: should detaching fail, closing the last descriptor still detaches.
+            Hold::Link(fd) => pin::remove(&self.path).and_then(|()| bpf::link_detach(fd.as_fd())),
+            // The marker last: it is the only way to find the filter again.
+            Hold::Filter(filter) => filter.remove().and_then(|()| pin::remove(&self.path)),
+        }
+        .map_err(failed("detach", &self.name))
+    }
+}
+
+fn read_marker(path: &Path) -> Option<Filter> {
+    Filter::from_text(fs::read_link(path).ok()?.to_str()?)
+}
+
+fn write_marker(path: &Path, filter: &Filter) -> io::Result<()> {
+    pin::remove(path)?;
+    symlink(filter.as_text(), path)
+}
+
+fn failed(operation: &'static str, name: &str) -> impl FnOnce(io::Error) -> KernelError + use<> {
+    let object = format!("program {name}");
+    move |source| KernelError::Bpf {
+        operation,
+        object,
+        source,
     }
 }

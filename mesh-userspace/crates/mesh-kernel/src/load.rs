@@ -164,7 +164,7 @@ fn check_shapes(pins: &Pins) -> Result<(), KernelError> {
         if !fits {
             return Err(KernelError::OtherShape {
                 map: name,
-                path: path.clone(),
+                path,
             });
         }
     }

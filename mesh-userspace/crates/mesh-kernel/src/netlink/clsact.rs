@@ -27,6 +27,10 @@ const INGRESS: TcHandle = TcHandle {
     major: 0xffff,
     minor: 0xfff2,
 };
+const EGRESS: TcHandle = TcHandle {
+    major: 0xffff,
+    minor: 0xfff3,
+};
 /// Before everybody else's filters.
 const PRIORITY: u32 = 1;
 /// `ETH_P_ALL`, network byte order, as `tcm_info` wants it beside the priority.
@@ -37,22 +41,17 @@ const FILTER: TcHandle = TcHandle {
     minor: 0x3aa0,
 };
 
-/// Attaches a program to an interface's ingress, or swaps it, atomically; in the calling thread's namespace.
-pub(crate) fn attach(interface: u32, program: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+/// Attaches a program to an interface's ingress, or swaps it, atomically; in the calling thread's namespace. Tells whether
+/// the qdisc had to be made.
+pub(crate) fn attach(interface: u32, program: BorrowedFd<'_>, name: &str) -> io::Result<bool> {
     let mut netlink = Netlink::route()?;
-    let mut qdisc = TcMessage::with_index(interface.cast_signed());
-    qdisc.header.parent = CLSACT_PARENT;
-    qdisc.header.handle = CLSACT_HANDLE;
-    qdisc
-        .attributes
-        .push(TcAttribute::Kind("clsact".to_owned()));
-    match netlink.change(
-        &RouteNetlinkMessage::NewQueueDiscipline(qdisc),
+    let made = match netlink.change(
+        &RouteNetlinkMessage::NewQueueDiscipline(qdisc(interface)),
         NLM_F_CREATE | NLM_F_EXCL,
     ) {
-        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
-        other => other?,
-    }
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => false,
+        other => other.map(|()| true)?,
+    };
     let mut filter = filter(interface);
     filter.attributes.push(TcAttribute::Options(vec![
         TcOption::Bpf(TcFilterBpfOption::ProgFd(
@@ -64,10 +63,11 @@ pub(crate) fn attach(interface: u32, program: BorrowedFd<'_>, name: &str) -> io:
     netlink.change(
         &RouteNetlinkMessage::NewTrafficFilter(filter),
         NLM_F_CREATE | NLM_F_REPLACE,
-    )
+    )?;
+    Ok(made)
 }
 
-/// Removes our filter. The qdisc stays: others may have put theirs beside it, and an empty one does nothing.
+/// Removes our filter.
 pub(crate) fn detach(interface: u32) -> io::Result<()> {
     let mut netlink = Netlink::route()?;
     match netlink.change(
@@ -79,22 +79,61 @@ pub(crate) fn detach(interface: u32) -> io::Result<()> {
     }
 }
 
+/// Removes the qdisc if there is no filter in it, neither for what arrives nor for what leaves.
+pub(crate) fn remove_unused(interface: u32) -> io::Result<()> {
+    let mut netlink = Netlink::route()?;
+    for parent in [INGRESS, EGRESS] {
+        if !filters(&mut netlink, interface, parent)?.is_empty() {
+            return Ok(());
+        }
+    }
+    match netlink.change(
+        &RouteNetlinkMessage::DelQueueDiscipline(qdisc(interface)),
+        0,
+    ) {
+        Err(error) if is_gone(&error) => Ok(()),
+        other => other,
+    }
+}
+
 /// Id of the program in our filter, if it is there.
 pub(crate) fn attached(interface: u32) -> io::Result<Option<u32>> {
     let mut netlink = Netlink::route()?;
-    let mut request = TcMessage::with_index(interface.cast_signed());
-    request.header.parent = INGRESS;
-    let filters = match netlink.dump(&RouteNetlinkMessage::GetTrafficFilter(request)) {
-        Err(error) if is_gone(&error) => return Ok(None),
-        other => other?,
-    };
-    Ok(filters.into_iter().find_map(|message| {
-        let RouteNetlinkMessage::NewTrafficFilter(message) = message else {
-            return None;
-        };
+    let found = filters(&mut netlink, interface, INGRESS)?;
+    Ok(found.into_iter().find_map(|message| {
         let ours = message.header.handle == FILTER && message.header.info >> 16 == PRIORITY;
         ours.then(|| message.attributes.iter().find_map(program_id))?
     }))
+}
+
+fn filters(
+    netlink: &mut Netlink,
+    interface: u32,
+    parent: TcHandle,
+) -> io::Result<Vec<TcMessage>> {
+    let mut request = TcMessage::with_index(interface.cast_signed());
+    request.header.parent = parent;
+    let answers = match netlink.dump(&RouteNetlinkMessage::GetTrafficFilter(request)) {
+        Err(error) if is_gone(&error) => return Ok(Vec::new()),
+        other => other?,
+    };
+    Ok(answers
+        .into_iter()
+        .filter_map(|message| match message {
+            RouteNetlinkMessage::NewTrafficFilter(message) => Some(message),
+            _ => None,
+        })
+        .collect())
+}
+
+fn qdisc(interface: u32) -> TcMessage {
+    let mut message = TcMessage::with_index(interface.cast_signed());
+    message.header.parent = CLSACT_PARENT;
+    message.header.handle = CLSACT_HANDLE;
+    message
+        .attributes
+        .push(TcAttribute::Kind("clsact".to_owned()));
+    message
 }
 
 fn program_id(attribute: &TcAttribute) -> Option<u32> {

@@ -29,6 +29,13 @@ pub(crate) struct Interface {
     pub(crate) addresses: Vec<IpAddr>,
 }
 
+impl Interface {
+    /// Whether it sends through an interface of another namespace.
+    pub(crate) fn leads_elsewhere(&self) -> bool {
+        self.peer_namespace.is_some()
+    }
+}
+
 /// Every interface of the calling thread's namespace.
 pub(crate) fn list() -> io::Result<Vec<Interface>> {
     let mut netlink = Netlink::route()?;

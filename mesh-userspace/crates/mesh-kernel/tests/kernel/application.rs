@@ -14,14 +14,14 @@ const CGROUP: &str = "WK_APPLICATION_CGROUP";
 const MARK: &str = "application: ";
 
 /// A running application; killed when dropped.
-pub struct Application {
+pub(crate) struct Application {
     child: Child,
     lines: BufReader<ChildStdout>,
 }
 
 impl Application {
     /// Starts an application in the calling thread's namespaces.
-    pub fn start(cgroup: &std::path::Path, command: &str) -> Result<Self> {
+    pub(crate) fn start(cgroup: &std::path::Path, command: &str) -> Result<Self> {
         let mut child = Command::new(std::env::current_exe()?)
             .args(["application::application", "--exact", "--nocapture"])
             .env(COMMAND, command)
@@ -35,7 +35,7 @@ impl Application {
     }
 
     /// The next thing that it says.
-    pub fn says(&mut self) -> Result<String> {
+    pub(crate) fn says(&mut self) -> Result<String> {
         loop {
             let mut line = String::new();
             if self.lines.read_line(&mut line)? == 0 {
@@ -49,7 +49,7 @@ impl Application {
     }
 
     /// Tells it to go on: to end, mostly.
-    pub fn go_on(&mut self) -> Result<()> {
+    pub(crate) fn go_on(&mut self) -> Result<()> {
         let stdin = self.child.stdin.as_mut().context("no standard input")?;
         stdin.write_all(b"\n")?;
         Ok(stdin.flush()?)
@@ -63,6 +63,7 @@ impl Drop for Application {
     }
 }
 
+#[expect(clippy::print_stdout, reason = "that is how an application speaks")]
 fn say(text: &str) {
     println!("{MARK}{text}");
 }

@@ -143,7 +143,11 @@ fn what_cannot_be_enrolled_is_refused_in_words() {
         ));
         node.pods[0].run("ip link set lo up")?;
         // A way out that could not be guarded.
-        node.pods[0].run("ip link add link eth0 name mv0 type macvlan")?;
+        node.pods[0].run("ip link add link eth0 name inner type macvlan")?;
+        node.pods[0].run("ip link add nested type veth peer name inside")?;
+        let allowed = kernel.enrol(node.request(0)?)?;
+        kernel.release(allowed.id)?;
+        run(&format!("ip link add link wk1 name mv0 netns {} type macvlan", node.pods[0].pid()))?;
         ensure!(matches!(
             kernel.enrol(node.request(0)?),
             Err(KernelError::NoHostEnd { .. })

@@ -23,14 +23,14 @@ use crate::application::Application;
 
 const INSIDE: &str = "WK_INSIDE";
 /// The mesh's tunnel port in these tests.
-pub const TUNNEL_PORT: u16 = 15008;
+pub(crate) const TUNNEL_PORT: u16 = 15008;
 /// An address that exists nowhere: a service.
-pub const SERVICE: &str = "10.200.0.9:80";
+pub(crate) const SERVICE: &str = "10.200.0.9:80";
 /// The same, IPv6.
-pub const SERVICE6: &str = "[fd00::9]:80";
+pub(crate) const SERVICE6: &str = "[fd00::9]:80";
 
 /// Runs a test as a process of its own, in its own mount and network namespaces.
-pub fn isolated(name: &str, body: fn(&mut Node) -> Result<()>) {
+pub(crate) fn isolated(name: &str, body: fn(&mut Node) -> Result<()>) {
     assert!(
         nix::unistd::geteuid().is_root(),
         "this test needs root: it makes namespaces, cgroups and eBPF programs"
@@ -67,7 +67,7 @@ fn inside(body: fn(&mut Node) -> Result<()>) -> Result<()> {
 }
 
 /// Waits until something is so.
-pub fn eventually(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
+pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
     let begun = Instant::now();
     while !holds()? {
         ensure!(begun.elapsed() < Duration::from_secs(5), "never: {what}");
@@ -77,7 +77,7 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result
 }
 
 /// Runs a command and gives what it prints.
-pub fn run(command: &str) -> Result<String> {
+pub(crate) fn run(command: &str) -> Result<String> {
     let mut words = command.split(' ');
     let output = Command::new(words.next().context("no command")?)
         .args(words)
@@ -92,12 +92,12 @@ pub fn run(command: &str) -> Result<String> {
 }
 
 /// A pod: a namespace with a process in it and a veth pair to the node.
-pub struct Pod {
+pub(crate) struct Pod {
     pause: Child,
-    pub namespace: OwnedFd,
+    pub(crate) namespace: OwnedFd,
     /// `10.77.<n>.2` and `fd77:<n>::2`.
-    pub addresses: [IpAddr; 2],
-    pub host_interface: String,
+    pub(crate) addresses: [IpAddr; 2],
+    pub(crate) host_interface: String,
 }
 
 impl Pod {
@@ -147,8 +147,13 @@ impl Pod {
         Ok(pod)
     }
 
+    /// The process that holds the namespace.
+    pub(crate) fn pid(&self) -> u32 {
+        self.pause.id()
+    }
+
     /// Does something inside.
-    pub fn visit<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    pub(crate) fn visit<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         std::thread::scope(|scope| {
             scope
                 .spawn(|| {
@@ -161,21 +166,21 @@ impl Pod {
     }
 
     /// Runs a command inside.
-    pub fn run(&self, command: &str) -> Result<String> {
+    pub(crate) fn run(&self, command: &str) -> Result<String> {
         self.visit(|| run(command))
     }
 
     /// Starts an application inside.
-    pub fn start(&self, cgroup: &Path, command: &str) -> Result<Application> {
+    pub(crate) fn start(&self, cgroup: &Path, command: &str) -> Result<Application> {
         self.visit(|| Application::start(cgroup, command))
     }
 
-    pub fn target(&self) -> Result<Target> {
+    pub(crate) fn target(&self) -> Result<Target> {
         Ok(Target::NetworkNamespace(self.namespace.try_clone()?))
     }
 
     /// Everything in the namespace that enrolment touches.
-    pub fn state(&self) -> Result<String> {
+    pub(crate) fn state(&self) -> Result<String> {
         let mut state = String::new();
         for command in [
             "ip rule",
@@ -196,13 +201,13 @@ impl Pod {
 }
 
 /// A node with two pods.
-pub struct Node {
-    pub options: Options,
-    pub pods: [Pod; 2],
+pub(crate) struct Node {
+    pub(crate) options: Options,
+    pub(crate) pods: [Pod; 2],
     /// Where applications live, below the capture root.
-    pub applications: PathBuf,
+    pub(crate) applications: PathBuf,
     /// A cgroup that the capture does not see.
-    pub elsewhere: PathBuf,
+    pub(crate) elsewhere: PathBuf,
     folder: PathBuf,
     root: PathBuf,
 }
@@ -239,7 +244,7 @@ impl Node {
         Ok(node)
     }
 
-    pub fn open(&self) -> Result<Kernel> {
+    pub(crate) fn open(&self) -> Result<Kernel> {
         let mut kernel = Kernel::open(&self.options)?;
         kernel.set_destinations(&self.destinations()?)?;
         Ok(kernel)
@@ -260,7 +265,7 @@ impl Node {
     }
 
     /// What enrolling a pod takes.
-    pub fn request(&self, pod: usize) -> Result<EnrolRequest> {
+    pub(crate) fn request(&self, pod: usize) -> Result<EnrolRequest> {
         Ok(EnrolRequest {
             id: WorkloadId(pod as u32 + 1),
             target: self.pods[pod].target()?,
@@ -270,14 +275,14 @@ impl Node {
     }
 
     /// Enrols a pod and activates it at once.
-    pub fn enrol(&self, kernel: &mut Kernel, pod: usize) -> Result<Prepared> {
+    pub(crate) fn enrol(&self, kernel: &mut Kernel, pod: usize) -> Result<Prepared> {
         let prepared = kernel.enrol(self.request(pod)?)?;
         kernel.activate(prepared.id)?;
         Ok(prepared)
     }
 
     /// Starts an ordinary application in a pod.
-    pub fn start(&self, pod: usize, command: &str) -> Result<Application> {
+    pub(crate) fn start(&self, pod: usize, command: &str) -> Result<Application> {
         self.pods[pod].start(&self.applications, command)
     }
 
@@ -312,7 +317,7 @@ impl Node {
 }
 
 /// One of the listeners of a workload.
-pub fn listener(prepared: &Prepared, kind: ListenerKind, ipv6: bool) -> Result<&Listener> {
+pub(crate) fn listener(prepared: &Prepared, kind: ListenerKind, ipv6: bool) -> Result<&Listener> {
     prepared
         .listeners
         .iter()
@@ -321,7 +326,7 @@ pub fn listener(prepared: &Prepared, kind: ListenerKind, ipv6: bool) -> Result<&
 }
 
 /// Accepts, as a proxy would.
-pub fn accept(listener: &Listener) -> Result<TcpStream> {
+pub(crate) fn accept(listener: &Listener) -> Result<TcpStream> {
     let listening = std::net::TcpListener::from(listener.socket.try_clone()?);
     let mut stream = None;
     eventually("a connection arrives", || match listening.accept() {
@@ -337,7 +342,7 @@ pub fn accept(listener: &Listener) -> Result<TcpStream> {
 }
 
 /// The origin of an accepted connection.
-pub fn origin(stream: &TcpStream) -> Result<Origin> {
+pub(crate) fn origin(stream: &TcpStream) -> Result<Origin> {
     let mut bytes = [0_u8; size_of::<Origin>()];
     let mut length = bytes.len() as libc::socklen_t;
     // SAFETY: the option writes at most `length` bytes, the size of `bytes`; both outlive the call.
@@ -359,7 +364,7 @@ pub fn origin(stream: &TcpStream) -> Result<Origin> {
 }
 
 /// Where an origin says that the dial went.
-pub fn destination(origin: &Origin) -> SocketAddr {
+pub(crate) fn destination(origin: &Origin) -> SocketAddr {
     SocketAddr::new(
         std::net::Ipv6Addr::from(origin.address).to_canonical(),
         u16::from_be(origin.port),
@@ -367,7 +372,7 @@ pub fn destination(origin: &Origin) -> SocketAddr {
 }
 
 /// A counter's value.
-pub fn counter(kernel: &Kernel, workload: WorkloadId, reason: Reason) -> u64 {
+pub(crate) fn counter(kernel: &Kernel, workload: WorkloadId, reason: Reason) -> u64 {
     kernel
         .counters()
         .into_iter()

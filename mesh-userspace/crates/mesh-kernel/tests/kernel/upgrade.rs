@@ -12,9 +12,9 @@ use mesh_kernel::{Kernel, Listener, ListenerKind, Part};
 use crate::node::{SERVICE, isolated, listener};
 
 /// A proxy that answers every captured connection, until dropped.
-pub struct Answering {
+pub(crate) struct Answering {
     stop: Arc<AtomicBool>,
-    pub answered: Arc<AtomicU64>,
+    pub(crate) answered: Arc<AtomicU64>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -28,7 +28,7 @@ impl Drop for Answering {
 }
 
 /// Answers whatever arrives at a listener.
-pub fn answer(listener: &Listener) -> Result<Answering> {
+pub(crate) fn answer(listener: &Listener) -> Result<Answering> {
     let listening = std::net::TcpListener::from(listener.socket.try_clone()?);
     let stop = Arc::new(AtomicBool::new(false));
     let answered = Arc::new(AtomicU64::new(0));
