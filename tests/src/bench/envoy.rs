@@ -66,7 +66,7 @@ fn configuration(wanted: &Wanted<'_>) -> Value {
     json!({
         "static_resources": {"listeners": each(listener), "clusters": each(cluster)},
         // Counters exist, but nobody is told.
-        "stats_flush_interval": "300s",
+        "stats_flush_interval": "240s",
     })
 }
 

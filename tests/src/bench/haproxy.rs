@@ -32,7 +32,7 @@ pub(super) fn start(
                     .with_context(|| format!("write {}", file.display()))?;
                 Ok(Launch::new(program)
                     .args(["-f".as_ref(), file.as_os_str()])
-                    .args(["-db", "-q"]))
+                    .args(["-db"]))
             },
             wanted.forwards,
             &folder.join(format!("{name}.log")),
@@ -68,8 +68,8 @@ fn configuration(wanted: &Wanted<'_>) -> String {
         ),
         End::Server => (format!(" {tls}"), String::new()),
     };
-    let mut text = "global\n  nbthread 1\n  maxconn 20000\n\
-                    defaults\n  mode tcp\n  maxconn 20000\n  timeout connect 5s\n  timeout client 1h\n  \
+    let mut text = "global\n  nbthread 1\n  maxconn 8000\n\
+                    defaults\n  mode tcp\n  maxconn 8000\n  timeout connect 5s\n  timeout client 1h\n  \
                     timeout server 1h\n"
         .to_owned();
     for forward in *forwards {

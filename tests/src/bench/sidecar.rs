@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use super::certificates::Files;
 use super::scene::{BULK_PORT, HTTP_PORT};
@@ -92,12 +92,16 @@ impl Sidecar {
             .log(log)
             .start()?;
         let listening = until(&format!("{name} listens"), Duration::from_secs(20), || {
-            anyhow::ensure!(process.is_running()?, "it has ended");
+            if !process.is_running()? {
+                return Ok(true);
+            }
             forwards.iter().try_fold(true, |all, forward| {
                 Ok(all && place.namespace().enter(|| listens(forward.listen))??)
             })
         });
-        listening.with_context(|| fs::read_to_string(log).unwrap_or_default())?;
+        let said = || format!("{name} said: {}", fs::read_to_string(log).unwrap_or_default());
+        listening.with_context(said)?;
+        ensure!(process.is_running()?, "{name} ended at once; {}", said());
         Ok(Self { process, cgroup })
     }
 
