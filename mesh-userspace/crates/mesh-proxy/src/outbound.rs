@@ -101,7 +101,7 @@ impl Story<'_> {
         let attempt = match decide(&self.basis.world, source, dialled.destination) {
             Decision::Service(route) => self.service(&route, app).await,
             Decision::Workload(workload) => {
-                self.workload(&workload, destination, None, (app, Vec::new()))
+                self.workload(&workload, destination, destination, None, (app, Vec::new()))
                     .await
             }
             Decision::Outside => self.outside(destination, (app, Vec::new())).await,
@@ -136,7 +136,11 @@ impl Story<'_> {
             let endpoint = AppAddr(choice.address);
             self.fill(|record| record.backend = Some(choice.backend.clone()));
             let attempt = match &choice.endpoint.workload {
-                Some(workload) => self.workload(workload, endpoint, service, app).await,
+                Some(workload) => {
+                    let beside = self.beside_client(workload, choice.address);
+                    self.workload(workload, beside, endpoint, service, app)
+                        .await
+                }
                 None => self.outside(endpoint, app).await,
             };
             match attempt {
@@ -160,11 +164,25 @@ impl Story<'_> {
         }
     }
 
-    /// A workload of the mesh: through a tunnel, unless it is the dialling workload itself.
+    /// The workload's address of the client's family, if it has one: only there can the application see the client.
+    fn beside_client(&self, workload: &Workload, chosen: SocketAddr) -> AppAddr {
+        let ipv6 = self.client.0.ip().to_canonical().is_ipv6();
+        let address = workload
+            .addresses
+            .iter()
+            .find(|address| address.is_ipv6() == ipv6)
+            .filter(|_| chosen.is_ipv6() != ipv6)
+            .map_or(chosen.ip(), |address| *address);
+        AppAddr(SocketAddr::new(address, chosen.port()))
+    }
+
+    /// A workload of the mesh: through a tunnel, unless it is the dialling workload itself. The balancer counts it under
+    /// the address `counted`.
     async fn workload(
         &self,
         workload: &Workload,
         endpoint: AppAddr,
+        counted: AppAddr,
         service: Option<&Name>,
         app: (ResetOnDrop, Vec<u8>),
     ) -> Attempt {
@@ -193,7 +211,7 @@ impl Story<'_> {
             destination: workload.name.clone(),
             peer,
         };
-        let _load = Load::begin(self.cx, endpoint.0, began);
+        let _load = Load::begin(self.cx, counted.0, began);
         let carrier = Rc::new(opened.stream.clone());
         carry::begin(self.cx, self.basis, self.record, carrier, standing);
         Ok(opened.stream.closed().await.into())
