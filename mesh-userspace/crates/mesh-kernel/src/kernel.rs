@@ -22,6 +22,7 @@ use crate::error::KernelError;
 use crate::events::EventStream;
 use crate::link::{Link, Wanted};
 use crate::load::{self, Programs};
+use crate::log::ProgramLog;
 use crate::maps::Maps;
 use crate::namespace;
 use crate::pin::Pins;
@@ -53,6 +54,7 @@ pub struct Kernel {
     pub(crate) programs: Programs,
     pub(crate) maps: Maps,
     pub(crate) events: MapData,
+    pub(crate) log: Option<ProgramLog>,
     /// Links of the node: at cgroups, by name.
     pub(crate) node_links: BTreeMap<&'static str, Link>,
     /// Links of the node's own interfaces, for host services, by interface index.
@@ -92,6 +94,7 @@ impl Kernel {
             programs: loaded.programs,
             maps: loaded.maps,
             events: loaded.events,
+            log: loaded.log,
             node_links: BTreeMap::new(),
             host_links: BTreeMap::new(),
             workloads: BTreeMap::new(),
@@ -355,6 +358,11 @@ impl Kernel {
     /// The ring buffer cannot be mapped.
     pub fn events(&mut self) -> Result<EventStream, KernelError> {
         EventStream::open(&self.events)
+    }
+
+    /// The programs' own lines, once, if the object was built with them.
+    pub fn program_log(&mut self) -> Option<ProgramLog> {
+        self.log.take()
     }
 
     /// Counters, summed over the CPUs; workload 0 stands for none.

@@ -20,6 +20,7 @@ pub use crate::events::EventStream;
 #[doc(hidden)]
 pub use crate::filter::without_tcx;
 pub use crate::kernel::Kernel;
+pub use crate::log::ProgramLog;
 pub use crate::probe::{Feature, Features, probe};
 pub use crate::types::*;
 pub use crate::uninstall::uninstall;
@@ -40,6 +41,7 @@ mod host;
 mod kernel;
 mod link;
 mod load;
+mod log;
 mod maintain;
 mod maps;
 pub mod namespace;

@@ -17,6 +17,7 @@ use mesh_common::names::{global, map, program};
 
 use crate::bpf;
 use crate::error::KernelError;
+use crate::log::ProgramLog;
 use crate::maps::{self, Maps};
 use crate::object;
 use crate::pin::{self, Pins};
@@ -70,6 +71,8 @@ pub(crate) struct Object {
     pub(crate) maps: Maps,
     /// The ring buffer of events.
     pub(crate) events: MapData,
+    /// The programs' own lines.
+    pub(crate) log: Option<ProgramLog>,
 }
 
 /// Loads the programs, with the pinned maps or new ones, which are pinned.
@@ -86,6 +89,7 @@ pub(crate) fn load(pins: &Pins) -> Result<Object, KernelError> {
     loader.override_global(global::HAS_SET_RETVAL, &set_retval, true);
     loader.override_global(global::HAS_MULTIPATH, &multipath, true);
     let mut ebpf = loader.load(object::bytes()?).map_err(load_error)?;
+    let log = ProgramLog::of(&mut ebpf);
     let mut programs = BTreeMap::new();
     for name in PROGRAMS {
         let program = ebpf.program_mut(name).ok_or_else(|| missing("program", name))?;
@@ -118,6 +122,7 @@ pub(crate) fn load(pins: &Pins) -> Result<Object, KernelError> {
         programs: Programs(programs),
         maps,
         events,
+        log,
     })
 }
 

@@ -98,8 +98,8 @@ fn older_connections_live_and_new_ones_wait_for_activation() {
 }
 
 #[test]
-fn a_dial_on_the_way_survives_enrolment() {
-    isolated("guard::a_dial_on_the_way_survives_enrolment", |node: &mut Node| {
+fn dials_survive_enrolment_and_un_enrolment() {
+    isolated("guard::dials_survive_enrolment_and_un_enrolment", |node: &mut Node| {
         let mut kernel = node.open()?;
         let mut server = node.start(1, "serve [::]:8080")?;
         server.says()?;
@@ -112,6 +112,12 @@ fn a_dial_on_the_way_survives_enrolment() {
         let outbound = crate::node::listener(&prepared, mesh_kernel::ListenerKind::Outbound, false)?;
         let answering = crate::upgrade::answer(outbound)?;
         kernel.activate(prepared.id)?;
+        // A dial that met the closed guard is sent again by TCP after a second.
+        std::thread::sleep(std::time::Duration::from_millis(1_500));
+        // Leaving is as quiet: dials go straight to the server again.
+        let captured = answering.answered.load(std::sync::atomic::Ordering::Relaxed);
+        ensure!(captured > 0);
+        kernel.unenrol(prepared.id)?;
         std::thread::sleep(std::time::Duration::from_millis(300));
         client.go_on()?;
         let said = client.says()?;

@@ -176,6 +176,49 @@ fn what_cannot_be_enrolled_is_refused_in_words() {
 }
 
 #[test]
+fn dead_generations_lose_their_trust() {
+    isolated("lifecycle::dead_generations_lose_their_trust", |node| {
+        let mut kernel = node.open()?;
+        let trusted = || -> Result<usize> {
+            let path = node.options.pins.join("v1/maps/MESH_CGROUPS");
+            let dump = run(&format!("bpftool -j map dump pinned {}", path.display()))?;
+            Ok(dump.matches("\"formatted\"").count())
+        };
+        let older = kernel.worker_cgroup(7)?;
+        let worker = crate::application::Application::start(&older, "serve 127.0.0.1:9")?;
+        crate::node::eventually("the worker is in its cgroup", || {
+            Ok(kernel.worker_cgroups() == [(7, older.clone())])
+        })?;
+        let newer = kernel.worker_cgroup(8)?;
+        ensure!(trusted()? == 3);
+        kernel.maintain()?;
+        ensure!(older.exists() && newer.exists() && trusted()? == 3);
+        drop(worker);
+        crate::node::eventually("the older generation is forgotten", || {
+            kernel.maintain()?;
+            Ok(!older.exists() && trusted()? == 2)
+        })?;
+        ensure!(newer.exists(), "a worker is about to move in");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_pod_that_is_gone_is_noticed() {
+    isolated("lifecycle::a_pod_that_is_gone_is_noticed", |node| {
+        let mut kernel = node.open()?;
+        let prepared = node.enrol(&mut kernel, 0)?;
+        ensure!(kernel.vanished().is_empty());
+        node.pods[0].kill()?;
+        ensure!(kernel.vanished() == [prepared.id]);
+        kernel.unenrol(prepared.id)?;
+        kernel.release(prepared.id)?;
+        ensure!(kernel.known().is_empty() && pinned(&node.options.pins)?.0.len() == 7);
+        Ok(())
+    });
+}
+
+#[test]
 fn everything_that_is_needed_is_found_here() {
     let features = mesh_kernel::probe();
     let missing = features.missing();

@@ -147,6 +147,13 @@ impl Pod {
         Ok(pod)
     }
 
+    /// Ends the pod's only process.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        self.pause.kill()?;
+        self.pause.wait()?;
+        Ok(())
+    }
+
     /// The process that holds the namespace.
     pub(crate) fn pid(&self) -> u32 {
         self.pause.id()
@@ -299,8 +306,7 @@ impl Node {
             "0",
         )?;
         for pod in &mut self.pods {
-            pod.pause.kill()?;
-            pod.pause.wait()?;
+            pod.kill()?;
         }
         for path in [
             &self.applications,
