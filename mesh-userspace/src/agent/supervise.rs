@@ -300,6 +300,7 @@ async fn write(link: Arc<AgentEnd>, mut queue: mpsc::UnboundedReceiver<Outgoing>
 
 async fn send_identities(link: &AgentEnd, snapshot: &store::Snapshot) -> Result<(), LinkError> {
     let mut identities = link::Identities {
+        trust_domain: snapshot.bundle.trust_domain().clone(),
         certificates: snapshot
             .certificates
             .iter()

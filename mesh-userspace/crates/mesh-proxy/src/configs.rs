@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use mesh_core::identity::{SpiffeId, TrustDomain};
+use mesh_core::identity::SpiffeId;
 use mesh_identity::{Certificate, IdentityError, TrustBundle, tls};
 
 use crate::link::Identities;
@@ -42,7 +42,6 @@ impl IdentitySet {
     /// When any of it cannot be used; nothing of it is then.
     pub(crate) fn new(
         identities: &Identities,
-        trust_domain: &TrustDomain,
         before: &Self,
     ) -> Result<Self, IdentityError> {
         let (mut certificates, mut renewed) = (HashMap::new(), HashSet::new());
@@ -54,16 +53,11 @@ impl IdentitySet {
             }
             certificates.insert(certificate.identity().clone(), certificate);
         }
-        // The roots' domain is that of the certificates; a node without workloads has none, and the world's is right.
-        let domain = certificates
-            .keys()
-            .next()
-            .map_or(trust_domain, SpiffeId::trust_domain);
         let bundle = if identities.roots.is_empty() {
             None
         } else {
             let roots = identities.roots.iter().cloned();
-            Some(TrustBundle::from_der(domain, roots)?)
+            Some(TrustBundle::from_der(&identities.trust_domain, roots)?)
         };
         Ok(Self {
             generation: identities.generation,

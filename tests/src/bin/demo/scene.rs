@@ -122,8 +122,8 @@ impl Scene {
             cluster.folder().join("authority").display()
         );
         for (place, node, version) in [
-            (&self.client, "a", "-"),
-            (&self.stranger, "a", "-"),
+            (&self.client, "a", "none"),
+            (&self.stranger, "a", "none"),
             (&self.v1, "b", "v1"),
             (&self.v2, "b", "v2"),
         ] {

@@ -14,7 +14,7 @@ mod transport;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use mesh_core::identity::SpiffeId;
+use mesh_core::identity::{SpiffeId, TrustDomain};
 use mesh_core::record::Record;
 use mesh_core::workload::{Name, WorkloadId};
 use serde::{Deserialize, Serialize};
@@ -179,6 +179,8 @@ pub enum Purpose {
 /// What [`ToWorker::Identities`] carries. Whole each time: what is missing is gone.
 #[derive(Clone, Deserialize, Serialize)]
 pub struct Identities {
+    /// The trust domain that the roots stand for.
+    pub trust_domain: TrustDomain,
     /// Certificates with their keys, as `mesh_identity::Certificate::to_handover` writes them.
     pub certificates: Vec<Vec<u8>>,
     /// Trusted roots, DER.

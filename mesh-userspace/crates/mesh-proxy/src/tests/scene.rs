@@ -191,6 +191,7 @@ impl Scene {
             })
             .collect();
         Identities {
+            trust_domain: self.authority.trust_domain().clone(),
             certificates,
             roots: self.authority.bundle().to_der(),
             generation,

@@ -176,8 +176,7 @@ impl Control<'_> {
 
     fn identities(&self, descriptors: &[OwnedFd]) -> Result<(), Complaint> {
         let identities: Identities = open(descriptors, "the identities")?;
-        let trust_domain = self.shared.world.load().world.trust_domain.clone();
-        let set = IdentitySet::new(&identities, &trust_domain, &self.shared.identities.load())
+        let set = IdentitySet::new(&identities, &self.shared.identities.load())
             .map_err(|error| format!("the identities cannot be used: {error}"))?;
         self.shared.identities.store(Arc::new(set));
         self.threads.send(|| Command::Recheck);

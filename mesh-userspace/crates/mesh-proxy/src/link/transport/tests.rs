@@ -3,6 +3,7 @@ use std::io::{Read, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, SystemTime};
 
+use mesh_core::identity::TrustDomain;
 use mesh_core::outcome::Reason;
 use mesh_core::record::{Direction, Party, Transport};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -256,6 +257,7 @@ async fn worlds_and_identities_travel_sealed() {
         world
     );
     let identities = Identities {
+        trust_domain: TrustDomain::default(),
         certificates: vec![vec![1, 2, 3]],
         roots: vec![vec![4]],
         generation: 2,
