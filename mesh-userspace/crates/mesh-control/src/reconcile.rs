@@ -2,9 +2,13 @@
 //! linked into a world. It knows objects and worlds; it knows no file, no text and no mistakes.
 //!
 //! One bad object rejects only itself:
-//! * a workload, service or route keeps its last good version, if it had one;
+//! * a workload, service or route keeps its last good version, if it had one (a workload that is taken out of the mesh
+//!   by mistake would speak in clear);
 //! * a policy is replaced by one that denies, for its target if that can be told, else for its namespace;
 //! * an exception from mutual TLS is left out when it could only have opened something, else it is replaced by a strict one.
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -51,6 +55,7 @@ pub(crate) fn settle(checked: Checked, previous: Option<&Objects>) -> (Objects, 
     } = checked;
     let nothing = Objects::default();
     let previous = previous.unwrap_or(&nothing);
+    keep_unnamed(&mut objects, previous, &bad);
     let mut rejected = Vec::with_capacity(bad.len());
     for bad in bad {
         let consequence = match bad.kind {
@@ -113,6 +118,20 @@ fn keep_workload(objects: &mut Objects, previous: &Objects, name: Option<&Name>)
     KEPT.to_owned()
 }
 
+/// A rejected workload without a readable name may be any of those that are gone: all of these stay.
+fn keep_unnamed(objects: &mut Objects, previous: &Objects, bad: &[Bad]) {
+    let unnamed = |bad: &Bad| bad.kind == Kind::Workload && bad.name.is_none();
+    if !bad.iter().any(unnamed) {
+        return;
+    }
+    for old in &previous.workloads {
+        let named = bad.iter().any(|bad| bad.name.as_ref() == Some(&old.name));
+        if !named {
+            keep_workload(objects, previous, Some(&old.name));
+        }
+    }
+}
+
 fn keep_service(objects: &mut Objects, previous: &Objects, name: Option<&Name>) -> String {
     if objects.services.iter().any(|item| Some(&item.name) == name) {
         return ANOTHER.to_owned();
@@ -128,12 +147,7 @@ fn keep_service(objects: &mut Objects, previous: &Objects, name: Option<&Name>) 
     if old.addresses.iter().any(|ip| taken.contains_key(ip)) {
         return "it is left out: another object has its addresses now".to_owned();
     }
-    let mut kept = old.clone();
-    // An address outside the mesh then may be a workload's now; it must not be reached in clear.
-    kept.endpoints.retain(
-        |endpoint| !matches!(&endpoint.place, Place::Address(ip) if taken.contains_key(ip)),
-    );
-    objects.services.push(kept);
+    objects.services.push(old.clone());
     KEPT.to_owned()
 }
 
@@ -223,14 +237,11 @@ impl Objects {
                 Some(Arc::new(workload))
             })
             .collect();
-        let by_name: HashMap<&Name, &Arc<Workload>> = workloads
-            .iter()
-            .map(|workload| (&workload.name, workload))
-            .collect();
+        let index = WorkloadIndex::of(&workloads);
         let services: Vec<Arc<Service>> = self
             .services
             .iter()
-            .map(|spec| Arc::new(service(spec, &by_name)))
+            .map(|spec| Arc::new(service(spec, &index)))
             .collect();
         let policies = self.policies.iter().map(|spec| {
             Arc::new(AuthorizationPolicy {
@@ -314,7 +325,28 @@ fn usable(spec: &WorkloadSpec, found: &[IpAddr]) -> Vec<IpAddr> {
         .collect()
 }
 
-fn service(spec: &ServiceSpec, workloads: &HashMap<&Name, &Arc<Workload>>) -> Service {
+/// Workloads as endpoints refer to them.
+struct WorkloadIndex<'w> {
+    by_name: HashMap<&'w Name, &'w Arc<Workload>>,
+    by_address: HashMap<IpAddr, Vec<&'w Arc<Workload>>>,
+}
+
+impl<'w> WorkloadIndex<'w> {
+    fn of(workloads: &'w [Arc<Workload>]) -> Self {
+        let mut by_address: HashMap<IpAddr, Vec<&Arc<Workload>>> = HashMap::new();
+        for workload in workloads {
+            for ip in &workload.addresses {
+                by_address.entry(*ip).or_default().push(workload);
+            }
+        }
+        Self {
+            by_name: workloads.iter().map(|item| (&item.name, item)).collect(),
+            by_address,
+        }
+    }
+}
+
+fn service(spec: &ServiceSpec, index: &WorkloadIndex<'_>) -> Service {
     Service {
         name: spec.name.clone(),
         addresses: spec.addresses.clone(),
@@ -322,20 +354,26 @@ fn service(spec: &ServiceSpec, workloads: &HashMap<&Name, &Arc<Workload>>) -> Se
         endpoints: spec
             .endpoints
             .iter()
-            .filter_map(|endpoint| Some(Arc::new(self::endpoint(endpoint, workloads)?)))
+            .filter_map(|endpoint| Some(Arc::new(self::endpoint(endpoint, index)?)))
             .collect(),
         subsets: spec.subsets.clone(),
     }
 }
 
 /// `None` for a workload that was rejected, or whose address is not known yet.
-fn endpoint(spec: &EndpointSpec, workloads: &HashMap<&Name, &Arc<Workload>>) -> Option<Endpoint> {
+fn endpoint(spec: &EndpointSpec, index: &WorkloadIndex<'_>) -> Option<Endpoint> {
     let (address, workload) = match &spec.place {
-        Place::Address(address) => (*address, None),
         Place::Workload(name) => {
-            let workload = *workloads.get(name)?;
+            let workload = *index.by_name.get(name)?;
             (*workload.addresses.first()?, Some(Arc::clone(workload)))
         }
+        // The file does not have it, but an address may turn out to be a workload's: by being found, or by a last good
+        // version that stays. Then it is reached as that workload. Where several share it, nothing is guessed.
+        Place::Address(address) => match index.by_address.get(address).map(Vec::as_slice) {
+            None => (*address, None),
+            Some([only]) if only.ports.is_empty() => (*address, Some(Arc::clone(only))),
+            Some(_) => return None,
+        },
     };
     let mut labels = workload
         .as_ref()

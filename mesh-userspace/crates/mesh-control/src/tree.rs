@@ -17,8 +17,8 @@ const MOST_DEPTH: usize = 32;
 /// Values of all kinds. Ten thousand workloads with everything set have about 400,000.
 const MOST_VALUES: usize = 2_000_000;
 
-/// Values that aliases may stand for in sum.
-const MOST_ALIASED: usize = 100_000;
+/// Values that aliases may stand for in sum: enough for shared labels and ports, too few to be a bomb.
+const MOST_ALIASED: usize = 10_000;
 
 /// A value and where it stands.
 #[derive(Debug)]
@@ -65,14 +65,7 @@ pub(crate) fn parse(text: &str) -> Result<Node, Mistake> {
             // The parser ends its words with the place, which is told beside them.
             let message = message.split(" at line ").next().unwrap_or(&message);
             let message = message.lines().next().unwrap_or_default();
-            Mistake::error(
-                at,
-                "",
-                format!(
-                    "this is not YAML that can be read: {}",
-                    crate::mistake::escaped(message)
-                ),
-            )
+            Mistake::error(at, "", in_our_words(message))
         })?;
     Ok(located(node))
 }
