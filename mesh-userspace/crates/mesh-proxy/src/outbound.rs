@@ -6,12 +6,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_core::addr::{AppAddr, ClientAddr, PeerAddr};
+use mesh_core::addr::{AppAddr, ClientAddr};
 use mesh_core::outcome::Reason;
 use mesh_core::record::{Direction, Record, Transport};
 use mesh_core::route::{Decision, ServiceRoute, decide};
 use mesh_core::workload::{Name, Workload};
-use mesh_identity::tls;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -24,7 +23,9 @@ use crate::recheck::{Proof, Standing};
 use crate::record::{Ended, Recorder};
 use crate::reset::ResetOnDrop;
 use crate::served::Served;
-use crate::{configs, identify, inbound, origin, tunnel, wire};
+use crate::{identify, inbound, origin};
+
+mod join;
 
 /// One connection of an application, from accept to close.
 pub(crate) async fn serve(cx: Rc<Context>, accepted: Accepted) {
@@ -95,7 +96,7 @@ impl Story<'_> {
         });
         let source = match identify::local(&self.basis.world, &self.served.local) {
             Ok(source) => source,
-            Err(error) => return Ended::before(Reason::WrongDestination, error.to_string()),
+            Err(error) => return Ended::before(Reason::Fault, error.to_string()),
         };
         let destination = AppAddr(dialled.destination.0);
         let attempt = match decide(&self.basis.world, source, dialled.destination) {
@@ -172,7 +173,7 @@ impl Story<'_> {
             .iter()
             .find(|address| address.is_ipv6() == ipv6)
             .filter(|_| chosen.is_ipv6() != ipv6)
-            .map_or(chosen.ip(), |address| *address);
+            .map_or_else(|| chosen.ip(), |address| *address);
         AppAddr(SocketAddr::new(address, chosen.port()))
     }
 
@@ -194,13 +195,9 @@ impl Story<'_> {
         if workload.name == self.served.local.name {
             return self.itself(workload, endpoint, app).await;
         }
-        let request = match self.request(workload, endpoint, service, app) {
-            Ok(request) => request,
-            Err(failed) => return Err(failed),
-        };
         self.fill(|record| record.transport = Transport::MutualTls);
         let began = Instant::now();
-        let opened = self.open(request).await?;
+        let opened = self.join(workload, endpoint, service, app).await?;
         self.connected(|record| record.tls = Some(opened.tls.clone()));
         let peer = Proof {
             identity: opened.peer,
@@ -215,55 +212,6 @@ impl Story<'_> {
         let carrier = Rc::new(opened.stream.clone());
         carry::begin(self.cx, self.basis, self.record, carrier, standing);
         Ok(opened.stream.closed().await.into())
-    }
-
-    fn request(
-        &self,
-        workload: &Workload,
-        endpoint: AppAddr,
-        service: Option<&Name>,
-        (mut app, kept): (ResetOnDrop, Vec<u8>),
-    ) -> Result<tunnel::OpenRequest, Failed> {
-        let own = &self.served.local.identity;
-        let peers = configs::sorted([workload.identity.clone()]);
-        let config = match self.cx.configs.client(&self.basis.identities, own, &peers) {
-            Ok(config) => config,
-            Err(error) => return Err(failed(Reason::PeerIdentity, words(&error))),
-        };
-        let Some(connection) = app.take() else {
-            return Err(failed(Reason::Fault, String::new()));
-        };
-        Ok(tunnel::OpenRequest {
-            key: tunnel::TunnelKey {
-                source: self.served.local.id,
-                own: own.clone(),
-                peers,
-                address: PeerAddr(SocketAddr::new(
-                    endpoint.0.ip(),
-                    self.cx.shared.settings.tunnel_port,
-                )),
-            },
-            config,
-            server_name: tls::server_name(&workload.identity),
-            open: wire::Open {
-                destination: endpoint,
-                client: self.client,
-                service: service.cloned(),
-                trace: None,
-            },
-            app: connection,
-            kept,
-        })
-    }
-
-    async fn open(&self, request: tunnel::OpenRequest) -> Result<tunnel::Opened, Failed> {
-        self.cx.pool.open(request).await.map_err(|error| Failed {
-            reason: error.reason,
-            detail: error.detail,
-            app: error
-                .returned
-                .map(|(app, kept)| (ResetOnDrop::new(app), kept)),
-        })
     }
 
     /// The workload dialled itself: authorised as itself, and delivered without leaving the node.
