@@ -2,7 +2,7 @@
 //! set of identities, not once per connection. How they are built is `mesh_identity`'s business.
 
 use std::cell::RefCell;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use mesh_core::identity::SpiffeId;
@@ -16,8 +16,6 @@ pub(crate) struct IdentitySet {
     /// Grows with every change.
     pub(crate) generation: u64,
     certificates: HashMap<SpiffeId, Certificate>,
-    /// Identities whose certificate is another one than in the set before.
-    renewed: HashSet<SpiffeId>,
     bundle: Option<TrustBundle>,
 }
 
@@ -40,17 +38,10 @@ impl IdentitySet {
     ///
     /// # Errors
     /// When any of it cannot be used; nothing of it is then.
-    pub(crate) fn new(
-        identities: &Identities,
-        before: &Self,
-    ) -> Result<Self, IdentityError> {
-        let (mut certificates, mut renewed) = (HashMap::new(), HashSet::new());
+    pub(crate) fn new(identities: &Identities) -> Result<Self, IdentityError> {
+        let mut certificates = HashMap::new();
         for handover in &identities.certificates {
             let certificate = Certificate::from_handover(handover)?;
-            let identity = certificate.identity();
-            if before.certificates.get(identity) != Some(&certificate) {
-                renewed.insert(identity.clone());
-            }
             certificates.insert(certificate.identity().clone(), certificate);
         }
         let bundle = if identities.roots.is_empty() {
@@ -62,7 +53,6 @@ impl IdentitySet {
         Ok(Self {
             generation: identities.generation,
             certificates,
-            renewed,
             bundle,
         })
     }
@@ -72,9 +62,9 @@ impl IdentitySet {
         self.certificates.contains_key(identity)
     }
 
-    /// Whether the certificate of an identity is the same as in the set before.
-    pub(crate) fn is_unchanged(&self, identity: &SpiffeId) -> bool {
-        !self.renewed.contains(identity)
+    /// Whether an identity has another certificate here than in an earlier set.
+    pub(crate) fn renews(&self, earlier: &Self, identity: &SpiffeId) -> bool {
+        self.certificates.get(identity) != earlier.certificates.get(identity)
     }
 
     /// The trust roots.

@@ -1,6 +1,6 @@
 //! What a story needs beside its connection: what the whole worker shares, and what one thread owns.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
 use std::rc::Rc;
@@ -106,8 +106,8 @@ pub(crate) struct Context {
     pub(crate) balancer: RefCell<Balancer>,
     /// TLS configurations.
     pub(crate) configs: Configs,
-    /// The generation of identities that tunnels were last looked through for.
-    pub(crate) tunnels_made_with: Cell<u64>,
+    /// The identities for which tunnels were last looked through.
+    pub(crate) tunnels_made_with: RefCell<Arc<IdentitySet>>,
 }
 
 impl Context {
@@ -128,7 +128,7 @@ impl Context {
             server: tunnel::Server::new(limits),
             balancer: RefCell::default(),
             configs: Configs::default(),
-            tunnels_made_with: Cell::new(0),
+            tunnels_made_with: RefCell::default(),
         })
     }
 

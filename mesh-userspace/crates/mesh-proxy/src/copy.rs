@@ -7,8 +7,10 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
+use std::time::Duration;
 
 use mesh_core::outcome::Reason;
+use socket2::TcpKeepalive;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -18,6 +20,12 @@ use crate::reset::ResetOnDrop;
 
 /// What one read takes at most. Large enough that a system call costs less than the copy it makes.
 const CHUNK: usize = 64 << 10;
+
+/// A peer that has vanished without a word is noticed after some minutes, and not never.
+const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(60))
+    .with_interval(Duration::from_secs(15))
+    .with_retries(4);
 
 thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -58,6 +66,11 @@ pub(crate) async fn both_ways(
     kept: Vec<u8>,
     meter: Rc<Meter>,
 ) -> Ended {
+    for connection in [&client, &server] {
+        // Neither is worth a connection: where they fail, the connection has failed already.
+        drop(connection.set_nodelay(true));
+        drop(socket2::SockRef::from(connection).set_tcp_keepalive(&KEEPALIVE));
+    }
     let mut client = ResetOnDrop::new(client);
     let mut server = ResetOnDrop::new(server);
     let (reason, detail) = tokio::select! {

@@ -15,7 +15,9 @@ pub(crate) enum Unidentified {
     #[error("workload {0} is not part of the mesh's configuration (any more)")]
     Unknown(String),
     /// Its identity changed; it is enrolled anew in a moment.
-    #[error("workload {name} was enrolled as {enrolled}, but is now {configured}; it is being enrolled anew")]
+    #[error(
+        "workload {name} was enrolled as {enrolled}, but is now {configured}; it is being enrolled anew"
+    )]
     Changed {
         /// Which one.
         name: String,

@@ -12,7 +12,7 @@ use futures_util::FutureExt;
 use mesh_core::addr::{ClientAddr, canonical};
 use mesh_core::identity::SpiffeId;
 use mesh_core::outcome::Reason;
-use mesh_core::record::Direction;
+use mesh_core::record::{Direction, Party};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::context::Context;
@@ -75,7 +75,13 @@ pub(crate) async fn workload(
         }
         ListenerKind::Tunnel => {
             let own: Arc<[SpiffeId]> = Arc::new([served.local.identity.clone()]);
-            tunnel(&cx, connection, own, At::Workload(Arc::clone(&served)));
+            tunnel(
+                &cx,
+                connection,
+                client,
+                &own,
+                At::Workload(Arc::clone(&served)),
+            );
         }
     })
     .await;
@@ -84,9 +90,9 @@ pub(crate) async fn workload(
 /// Accepts tunnels for the host services of this node, until the worker drains.
 pub(crate) async fn host(cx: Rc<Context>, listener: TcpListener) {
     let stop = cx.shared.drain.begun();
-    accept(&cx, &listener, stop, |connection, _| {
+    accept(&cx, &listener, stop, |connection, client| {
         let own = cx.shared.served.load().host_identities();
-        tunnel(&cx, connection, own, At::Host);
+        tunnel(&cx, connection, client, &own, At::Host);
     })
     .await;
 }
@@ -162,12 +168,10 @@ fn story<F: Future<Output = ()> + 'static>(
             let record = cx.record(direction, &cx.shared.world.load());
             record.fill(|record| {
                 record.client = Some(client);
-                let party = match direction {
-                    Direction::Outbound => &mut record.source,
-                    Direction::Inbound => &mut record.destination,
-                };
-                party.workload = Some(served.local.name.clone());
-                party.identity = Some(served.local.identity.clone());
+                match direction {
+                    Direction::Outbound => record.source = party(served),
+                    Direction::Inbound => record.destination = party(served),
+                }
             });
             reset::now(connection);
             record.close(Ended::before(Reason::Overloaded, full.to_string()));
@@ -175,27 +179,34 @@ fn story<F: Future<Output = ()> + 'static>(
     }
 }
 
-fn tunnel(cx: &Rc<Context>, connection: TcpStream, own: Arc<[SpiffeId]>, at: At) {
+fn tunnel(
+    cx: &Rc<Context>,
+    connection: TcpStream,
+    peer: ClientAddr,
+    own: &Arc<[SpiffeId]>,
+    at: At,
+) {
     let connection = ResetOnDrop::new(connection);
     let share = match &at {
         At::Workload(served) => match served.tunnel() {
             Ok(share) => Some(share),
-            Err(full) => {
-                return tracing::warn!(workload = %served.local.name, %full, "tunnel refused");
-            }
+            Err(full) => return refused(cx, &at, peer, Reason::Overloaded, full.to_string()),
         },
         At::Host => None,
     };
-    let config = match cx.configs.server(&cx.identities(), &own) {
-        Ok(config) => config,
-        Err(error) => return tracing::warn!(%error, "tunnel refused"),
-    };
-    tokio::task::spawn_local(carry_tunnel(Rc::clone(cx), connection, config, at, share));
+    match cx.configs.server(&cx.identities(), own) {
+        Ok(config) => {
+            let tunnel = carry_tunnel(Rc::clone(cx), connection, peer, config, at, share);
+            tokio::task::spawn_local(tunnel);
+        }
+        Err(error) => refused(cx, &at, peer, Reason::Fault, error.to_string()),
+    }
 }
 
 async fn carry_tunnel(
     cx: Rc<Context>,
     mut connection: ResetOnDrop,
+    peer: ClientAddr,
     config: Arc<rustls::ServerConfig>,
     at: At,
     _share: Option<Share>,
@@ -211,11 +222,36 @@ async fn carry_tunnel(
             At::Host => std::future::pending().await,
         }
     };
-    tokio::select! {
-        result = serve => if let Err(error) = result {
-            tracing::debug!(%error, "a tunnel ended");
-        },
+    let result = tokio::select! {
+        result = serve => result,
         // No connection is left in it, and its workload is no longer ours to speak for.
-        () = gone => {}
+        () = gone => Ok(()),
+    };
+    let Err(error) = result else { return };
+    match error.reason() {
+        // Whoever comes without the right certificate or protocol is worth a record: no stream tells of it.
+        reason @ (Reason::PeerIdentity | Reason::PeerProtocol) => {
+            refused(&cx, &at, peer, reason, error.to_string());
+        }
+        _ => tracing::debug!(%error, %peer, "a tunnel ended"),
+    }
+}
+
+/// The record of a tunnel that was not taken, or broke the rules.
+fn refused(cx: &Context, at: &At, peer: ClientAddr, reason: Reason, detail: String) {
+    let record = cx.record(Direction::Inbound, &cx.shared.world.load());
+    record.fill(|record| {
+        record.client = Some(peer);
+        if let At::Workload(served) = at {
+            record.destination = party(served);
+        }
+    });
+    record.close(Ended::before(reason, detail));
+}
+
+fn party(served: &Served) -> Party {
+    Party {
+        workload: Some(served.local.name.clone()),
+        identity: Some(served.local.identity.clone()),
     }
 }

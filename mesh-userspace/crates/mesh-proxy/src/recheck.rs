@@ -87,9 +87,8 @@ pub(crate) fn all(cx: &Context) {
     cx.server
         .cut(|peer| !check.trusts(&peer.chain), Reason::IdentityRevoked);
     // What a renewed certificate was made for: new streams use it, and old tunnels end with their last stream.
-    if cx.tunnels_made_with.replace(identities.generation) != identities.generation {
-        cx.pool.retire(|key| !identities.is_unchanged(&key.own));
-    }
+    let earlier = cx.tunnels_made_with.replace(Arc::clone(&identities));
+    cx.pool.retire(|key| identities.renews(&earlier, &key.own));
     cx.balancer.borrow_mut().forget_absent(&world);
 }
 

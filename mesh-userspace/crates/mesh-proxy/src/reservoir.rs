@@ -40,7 +40,9 @@ pub(crate) struct Reservoir {
 
 /// No socket came in time: the agent is gone, slow, or out of descriptors.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("no socket of the workload's network namespace is left, and the agent did not give one in time")]
+#[error(
+    "no socket of the workload's network namespace is left, and the agent did not give one in time"
+)]
 pub(crate) struct Exhausted;
 
 #[derive(Debug, Default)]

@@ -1,7 +1,5 @@
 //! Every way in which a connection can end, from either side, and what the other side sees.
 
-use std::time::Duration;
-
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;

@@ -303,13 +303,15 @@ struct Arrived {
     descriptors_lost: bool,
 }
 
+// SAFETY: CMSG_SPACE only computes.
+const CONTROL: usize =
+    unsafe { libc::CMSG_SPACE((MAX_DESCRIPTORS * size_of::<RawFd>()) as u32) } as usize;
+
 /// Room for the control message of [`MAX_DESCRIPTORS`] descriptors, aligned as `cmsghdr` needs it.
 #[repr(C)]
 union Control {
     header: libc::cmsghdr,
-    // SAFETY: CMSG_SPACE only computes.
-    bytes:
-        [u8; unsafe { libc::CMSG_SPACE((MAX_DESCRIPTORS * size_of::<RawFd>()) as u32) } as usize],
+    bytes: [u8; CONTROL],
 }
 
 /// `recvmsg` by hand: nix gives up on truncated control data, and the descriptors that did arrive would leak.

@@ -176,7 +176,7 @@ impl Control<'_> {
 
     fn identities(&self, descriptors: &[OwnedFd]) -> Result<(), Complaint> {
         let identities: Identities = open(descriptors, "the identities")?;
-        let set = IdentitySet::new(&identities, &self.shared.identities.load())
+        let set = IdentitySet::new(&identities)
             .map_err(|error| format!("the identities cannot be used: {error}"))?;
         self.shared.identities.store(Arc::new(set));
         self.threads.send(|| Command::Recheck);

@@ -205,16 +205,14 @@ async fn run(cx: Rc<Context>, mut commands: UnboundedReceiver<Command>) {
         }
         // What waits in the queues is served; nothing new is taken.
         while accepting.join_next().await.is_some() {}
-        cx.pool.drain();
-        cx.server.drain(|_| true);
-        loop {
+        // Our own tunnels still take streams: of connections that were accepted a moment ago.
+        let mut goodbyes = interval(Duration::from_millis(500));
+        while cx.connections.count() > 0 {
             tokio::select! {
                 Some(command) = commands.recv() => carry_out(&cx, command, &mut accepting),
-                () = tokio::time::sleep(Duration::from_millis(10)) => {
-                    if cx.connections.count() == 0 {
-                        break;
-                    }
-                }
+                // Again and again: a tunnel may have been in its handshake the last time.
+                _ = goodbyes.tick() => cx.server.drain(|_| true),
+                () = tokio::time::sleep(Duration::from_millis(10)) => {}
             }
         }
     };
