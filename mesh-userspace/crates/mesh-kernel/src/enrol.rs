@@ -351,16 +351,17 @@ impl Kernel {
     ) -> Result<(), KernelError> {
         self.step("inbound entries")?;
         for key in workload.inbound_keys() {
-            match self.maps.inbound.get(&key)? {
-                Some(known) if known.workload == id.0 => continue,
-                Some(known) if self.workloads.contains_key(&WorkloadId(known.workload)) => {
+            let known = self.maps.inbound.get(&key)?;
+            match known.map(|known| WorkloadId(known.workload)) {
+                Some(owner) if owner == id => continue,
+                Some(other) if self.is_alive(other) => {
                     let address = crate::address::from_bytes(key.address);
                     return Err(KernelError::AddressTaken {
                         address: match key.port {
                             0 => address.to_string(),
                             port => std::net::SocketAddr::new(address, port).to_string(),
                         },
-                        other: WorkloadId(known.workload),
+                        other,
                     });
                 }
                 _ => {}
@@ -370,8 +371,9 @@ impl Kernel {
                 flags: 0,
             };
             self.maps.inbound.set(&key, &value)?;
-            undo.note("inbound entry", move |kernel| {
-                kernel.maps.inbound.remove(&key)
+            undo.note("inbound entry", move |kernel| match &known {
+                Some(known) => kernel.maps.inbound.set(&key, known),
+                None => kernel.maps.inbound.remove(&key),
             });
         }
         Ok(())

@@ -3,11 +3,14 @@
 //! The only crate that knows aya, netlink and `setns`. It knows no tokio task (but one `AsyncFd`), no TLS, no policy, no
 //! configuration: the agent tells it what to enrol and which destinations are captured.
 //!
-//! **Blocking.** Everything here is a handful of system calls and returns within milliseconds, so that it may be called
-//! on a current-thread runtime. The longest are [`Kernel::open`] (loads and verifies the programs, some 100 ms, once),
-//! [`Kernel::enrol`] and [`Kernel::release`] (some ms), [`Kernel::verify`], [`Kernel::maintain`] and
-//! [`Kernel::vanished`] (proportional to the number of workloads and processes), [`probe`] and [`uninstall`]. Work inside
-//! a workload's namespace is done by a thread of its own, never on the caller's; the caller waits for it.
+//! **Blocking.** Everything here is a handful of system calls, so that it may be called on a current-thread runtime; only
+//! [`EventStream::next`] and [`ProgramLog::forward`] wait. Most calls take well under a millisecond. Longer are
+//! [`Kernel::open`] (loads and verifies the programs, some 150 ms, once), [`Kernel::enrol`] and [`Kernel::unenrol`]
+//! (some 20 to 60 ms: the kernel waits for a grace period when a program is put on an interface), [`Kernel::release`]
+//! (some ms), [`Kernel::maintain`] (some ms per workload that has connections older than its enrolment),
+//! [`Kernel::verify`] and [`Kernel::vanished`] (in proportion to the workloads and processes), [`probe`] and
+//! [`uninstall`]. Work inside a workload's namespace is done by a thread of its own, never on the caller's; the caller
+//! waits for it.
 //!
 //! **Failing.** Every error leaves the workload as it was before, or closed. Nothing is half enrolled.
 //!

@@ -13,6 +13,7 @@ use crate::cgroup;
 use crate::error::KernelError;
 use crate::events::monotonic_now;
 use crate::kernel::Kernel;
+use crate::link::Link;
 use crate::namespace::{self, Place};
 use crate::workload::Stage;
 
@@ -41,6 +42,13 @@ impl Kernel {
         let mut known = HashSet::new();
         let mut result = Ok(());
         for (id, workload) in &self.workloads {
+            let has_any = kept.iter().any(|(key, _)| {
+                let mut own = workload.memory.pairs.iter().map(|pair| pair.outside);
+                own.any(|interface| interface == key.interface)
+            });
+            if !has_any {
+                continue;
+            }
             match self.older_connections(*id, workload) {
                 Ok(keys) => living.extend(keys.iter().map(words)),
                 // What cannot be listed is kept: a living connection must not be cut.
@@ -140,6 +148,20 @@ impl Kernel {
             })
             .map(|(id, _)| *id)
             .collect()
+    }
+}
+
+impl Kernel {
+    /// Whether a workload may still use its addresses. The container that had them before may be gone without having been
+    /// un-enrolled, and its successor has them now.
+    pub(crate) fn is_alive(&self, id: WorkloadId) -> bool {
+        match self.workloads.get(&id) {
+            None => false,
+            Some(workload) if workload.stage == Stage::Remembered => {
+                workload.is_host() || workload.links.iter().any(Link::is_attached)
+            }
+            Some(_) => !self.vanished().contains(&id),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Looking whether everything is still where it was put, and putting it back.
 
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 
 use mesh_common::names::{map, program};
 use mesh_core::workload::WorkloadId;
@@ -29,10 +30,11 @@ impl Kernel {
         for (name, link) in &self.node_links {
             faults.extend(self.link_fault(None, name, Some(link)));
         }
-        let mesh = cgroup::id(&self.options.mesh_cgroup.join("agent"))
-            .and_then(|id| self.maps.mesh_cgroups.get(&id));
-        if !matches!(mesh, Ok(Some(_))) {
-            faults.push(entry_fault(None, map::MESH_CGROUPS));
+        for (path, _) in self.own_cgroups() {
+            let trusted = cgroup::id(&path).and_then(|id| self.maps.mesh_cgroups.get(&id));
+            if !matches!(trusted, Ok(Some(_))) {
+                faults.push(entry_fault(None, map::MESH_CGROUPS));
+            }
         }
         for (id, workload) in &self.workloads {
             if workload.stage == Stage::Active {
@@ -45,6 +47,16 @@ impl Kernel {
             faults.extend(self.host_link_faults());
         }
         faults
+    }
+
+    /// The cgroups of this agent and the workers that it asked for.
+    fn own_cgroups(&self) -> Vec<(PathBuf, u64)> {
+        let agent = self.options.mesh_cgroup.join("agent");
+        self.generations
+            .iter()
+            .map(|generation| (self.worker_path(*generation), *generation))
+            .chain([(agent, self.options.generation)])
+            .collect()
     }
 
     fn link_fault(&self, workload: Option<WorkloadId>, pin: &str, link: Option<&Link>) -> Option<Fault> {
@@ -124,8 +136,11 @@ impl Kernel {
             (Part::Link(_), None) => self.repair_node_links(),
             (Part::Link(pin), Some(id)) => self.repair_link(id, pin),
             (Part::Entry(_), None) => {
-                let agent = cgroup::id(&self.options.mesh_cgroup.join("agent"))?;
-                self.maps.mesh_cgroups.set(&agent, &self.options.generation)
+                for (path, generation) in self.own_cgroups() {
+                    let id = cgroup::id(&path)?;
+                    self.maps.mesh_cgroups.set(&id, &generation)?;
+                }
+                Ok(())
             }
             (Part::Entry(_), Some(id)) => self.repair_entries(id),
             (Part::Delivery | Part::Sysctls, Some(id)) => {

@@ -209,8 +209,16 @@ fn a_pod_that_is_gone_is_noticed() {
         let mut kernel = node.open()?;
         let prepared = node.enrol(&mut kernel, 0)?;
         ensure!(kernel.vanished().is_empty());
+        // While it lives nobody else may have its addresses.
+        node.pods[1].run(&format!("ip addr add {}/32 dev eth0", node.pods[0].addresses[0]))?;
+        ensure!(matches!(
+            kernel.enrol(node.request(1)?),
+            Err(KernelError::AddressTaken { other, .. }) if other == prepared.id
+        ));
         node.pods[0].kill()?;
         ensure!(kernel.vanished() == [prepared.id]);
+        let successor = kernel.enrol(node.request(1)?)?;
+        kernel.release(successor.id)?;
         kernel.unenrol(prepared.id)?;
         kernel.release(prepared.id)?;
         ensure!(kernel.known().is_empty() && pinned(&node.options.pins)?.0.len() == 7);
@@ -224,4 +232,5 @@ fn everything_that_is_needed_is_found_here() {
     let missing = features.missing();
     assert!(missing.is_empty(), "{missing:#?}");
     assert!(features.0.len() > 10);
+    assert!(features.0.iter().all(|feature| feature.present), "{features:#?}");
 }
