@@ -1,14 +1,14 @@
 //! tcx ingress: the first packet of a connection that arrives for a workload is given to one of the proxy's listeners.
 //!
-//! Only a SYN is ever redirected. Every other packet belongs to a connection that already has a socket and finds it by
-//! itself, so connections older than enrolment go on by construction. The accepted socket's own address is the
+//! Only the start of a handshake is redirected (and its end, when SYN cookies leave that without a socket). Every other
+//! packet belongs to a connection that already has a socket and finds it by itself, so connections older than enrolment
+//! go on by construction. The accepted socket's own address is the
 //! original destination; nothing is rewritten.
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use mesh_common::counter::Reason;
 use mesh_common::inbound::{Inbound, InboundKey, ListenerKey, ListenerKind};
-use mesh_common::workload::NodeConfig;
 use mesh_ebpf::dial::is_v4_mapped;
 use mesh_ebpf::packet::Packet;
 use mesh_ebpf::verdict::{Arrival, arrival};
@@ -95,16 +95,41 @@ fn receive(frame: &Frame<'_>, place: Place) -> Result<(), Refusal> {
                 })
             }
         },
+        Arrival::Acknowledgement => {
+            acknowledge(frame, place, &packet);
+            Ok(())
+        }
         Arrival::Start => start(frame, place, packet),
+    }
+}
+
+/// Under a flood of SYNs the kernel answers with cookies and remembers nothing. The acknowledgement that comes back then
+/// finds no socket, and would find the application's listener rather than the proxy's, which knows nothing of it.
+/// Fails open: without the proxy's listener the packet is answered with a reset, as any stray one.
+#[inline(always)]
+fn acknowledge(frame: &Frame<'_>, place: Place, packet: &Packet) {
+    // The cheaper look first: inside a workload nearly every packet has a socket, on a host hardly any is a service's.
+    if place == Place::Workload && frame.has_socket(packet) {
+        return;
+    }
+    let Some(inbound) = find(packet, place) else {
+        return;
+    };
+    if place == Place::Host && frame.has_socket(packet) {
+        return;
+    }
+    if let Some(kind) = listener_kind(packet, place)
+        && !is_from_kubelet(frame)
+    {
+        frame.assign(&listener_key(inbound.workload, kind, packet));
     }
 }
 
 #[inline(always)]
 fn start(frame: &Frame<'_>, place: Place, packet: Packet) -> Result<(), Refusal> {
-    let config = CONFIG.get(0);
     let found = find(&packet, place);
     let workload = found.map_or(0, |inbound| inbound.workload);
-    if config.is_some_and(|config| is_from_kubelet(frame, config)) {
+    if is_from_kubelet(frame) {
         // Only on this node does a packet still have its owner here, so nobody else can look like kubelet.
         count::add(workload, Reason::InboundKubelet);
         return Ok(());
@@ -120,14 +145,38 @@ fn start(frame: &Frame<'_>, place: Place, packet: Packet) -> Result<(), Refusal>
         };
     }
 
-    let is_tunnel = config.is_some_and(|config| config.tunnel_port == packet.destination_port);
-    let kind = match (is_tunnel, place) {
-        // On the host the tunnel listener is bound to its port as usual.
-        (true, Place::Host) => return Ok(()),
-        (true, Place::Workload) => ListenerKind::Tunnel,
-        (false, _) => ListenerKind::Plaintext,
+    match listener_kind(&packet, place) {
+        Some(kind) => give(frame, workload, kind, packet),
+        None => Ok(()),
+    }
+}
+
+/// Which of the proxy's listeners a connection is for. None on the host for tunnels: there the tunnel listener is bound
+/// to its port as usual.
+#[inline(always)]
+fn listener_kind(packet: &Packet, place: Place) -> Option<ListenerKind> {
+    let is_tunnel = CONFIG
+        .get(0)
+        .is_some_and(|config| config.tunnel_port == packet.destination_port);
+    match (is_tunnel, place) {
+        (true, Place::Host) => None,
+        (true, Place::Workload) => Some(ListenerKind::Tunnel),
+        (false, _) => Some(ListenerKind::Plaintext),
+    }
+}
+
+#[inline(always)]
+fn listener_key(workload: u32, kind: ListenerKind, packet: &Packet) -> ListenerKey {
+    let family = if is_v4_mapped(&packet.destination) {
+        INET
+    } else {
+        INET6
     };
-    give(frame, workload, kind, packet)
+    ListenerKey {
+        workload,
+        kind: kind as u16,
+        family,
+    }
 }
 
 #[inline(always)]
@@ -137,16 +186,7 @@ fn give(
     kind: ListenerKind,
     packet: Packet,
 ) -> Result<(), Refusal> {
-    let family = if is_v4_mapped(&packet.destination) {
-        INET
-    } else {
-        INET6
-    };
-    let reason = match frame.assign(&ListenerKey {
-        workload,
-        kind: kind as u16,
-        family,
-    }) {
+    let reason = match frame.assign(&listener_key(workload, kind, &packet)) {
         Assignment::Done => {
             let reason = match kind {
                 ListenerKind::Tunnel => Reason::InboundTunnel,
@@ -166,8 +206,10 @@ fn give(
 }
 
 #[inline(always)]
-fn is_from_kubelet(frame: &Frame<'_>, config: &NodeConfig) -> bool {
-    config.kubelet_cgroup != 0 && frame.owner() == config.kubelet_cgroup
+fn is_from_kubelet(frame: &Frame<'_>) -> bool {
+    CONFIG
+        .get(0)
+        .is_some_and(|config| config.kubelet_cgroup != 0 && config.kubelet_cgroup == frame.owner())
 }
 
 #[inline(always)]

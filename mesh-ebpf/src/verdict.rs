@@ -27,6 +27,9 @@ pub enum Arrival {
     Start,
     /// The start of one in fragments: assigning a listener would be lost when the kernel puts them together.
     FragmentedStart,
+    /// A bare acknowledgement. If it belongs to no socket, it may be the end of a handshake that the kernel answered
+    /// with a SYN cookie, of which nothing is remembered but what is in this packet.
+    Acknowledgement,
     /// Everything else: it belongs to a connection that has a socket, or is no TCP.
     Other,
 }
@@ -35,8 +38,13 @@ pub enum Arrival {
 #[inline(always)]
 pub const fn arrival(packet: &Packet) -> Arrival {
     let starts = packet.tcp_flags & (flag::SYN | flag::ACK) == flag::SYN;
+    let acknowledges =
+        packet.tcp_flags & (flag::SYN | flag::ACK | flag::RST | flag::FIN) == flag::ACK;
     match (packet.protocol, packet.part) {
         (protocol::TCP, Part::Whole) if starts => Arrival::Start,
+        (protocol::TCP, Part::Whole) if acknowledges && !packet.has_payload => {
+            Arrival::Acknowledgement
+        }
         (protocol::TCP, Part::First) if starts => Arrival::FragmentedStart,
         // A later fragment alone starts nothing: the kernel refuses fragments that overlap the first.
         _ => Arrival::Other,
@@ -107,13 +115,14 @@ pub fn towards_mesh(
 }
 
 /// A reset, or an acknowledgement or end without payload, that the kernel sends on its own account: after a socket is
-/// gone no owner is left to ask. It carries nothing of an application.
+/// gone no owner is left to ask. So is the answer to a SYN under a flood of them, which comes from no socket either. It
+/// carries nothing of an application.
 #[inline(always)]
 fn is_bare_control(packet: &Packet, owner: Owner) -> bool {
     let is_kernels = matches!(owner, Owner::Nobody | Owner::Root);
-    let is_control = packet.tcp_flags & flag::SYN == 0
-        && packet.tcp_flags & (flag::RST | flag::ACK | flag::FIN) != 0;
-    is_kernels && is_control && packet.part == Part::Whole && !packet.has_payload
+    let is_start = packet.tcp_flags & (flag::SYN | flag::ACK) == flag::SYN;
+    let is_control = packet.tcp_flags & (flag::RST | flag::ACK | flag::FIN) != 0;
+    is_kernels && is_control && !is_start && packet.part == Part::Whole && !packet.has_payload
 }
 
 /// A mode that this version does not know counts as strict (fail closed).

@@ -2,13 +2,19 @@
 
 use core::ptr;
 
-use aya_ebpf::bindings::{__sk_buff, bpf_hdr_start_off};
+use aya_ebpf::bindings::{
+    __sk_buff, BPF_F_CURRENT_NETNS, BPF_TCP_LISTEN, bpf_hdr_start_off,
+    bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 as Ipv4Tuple,
+    bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 as Ipv6Tuple,
+};
 use aya_ebpf::helpers::generated as helper;
 use aya_ebpf::programs::TcContext;
 use mesh_common::inbound::ListenerKey;
+use mesh_ebpf::dial::is_v4_mapped;
 use mesh_ebpf::packet::{Bytes, Packet, Unreadable, parse_ipv4, parse_ipv6};
 
 use super::field::word;
+use super::to_words;
 use crate::maps::LISTENERS;
 
 /// `TCX_NEXT`: let the next program decide, so that other people's programs on the device still run; and
@@ -119,7 +125,56 @@ impl<'a> Frame<'a> {
         }
     }
 
-    /// Gives the packet, which must be a SYN, to a listening socket.
+    /// Whether a socket of its own waits for this TCP packet: an established one, one in the making, one in TIME_WAIT;
+    /// listeners do not count.
+    #[inline(always)]
+    pub fn has_socket(&self, packet: &Packet) -> bool {
+        let [.., source4] = to_words(&packet.source);
+        let [.., destination4] = to_words(&packet.destination);
+        let (sport, dport) = (packet.source_port.to_be(), packet.destination_port.to_be());
+        if is_v4_mapped(&packet.destination) {
+            let (saddr, daddr) = (source4, destination4);
+            self.finds(&mut Ipv4Tuple {
+                saddr,
+                daddr,
+                sport,
+                dport,
+            })
+        } else {
+            let (saddr, daddr) = (to_words(&packet.source), to_words(&packet.destination));
+            self.finds(&mut Ipv6Tuple {
+                saddr,
+                daddr,
+                sport,
+                dport,
+            })
+        }
+    }
+
+    #[inline(always)]
+    fn finds<T>(&self, tuple: &mut T) -> bool {
+        // SAFETY: a helper call with this context and a tuple on the stack, whose size tells the family; the verifier
+        // makes sure that a socket that was found is released.
+        unsafe {
+            let size = size_of::<T>() as u32;
+            let here = u64::from(BPF_F_CURRENT_NETNS.cast_unsigned());
+            let socket = helper::bpf_skc_lookup_tcp(
+                self.raw.cast(),
+                ptr::from_mut(tuple).cast(),
+                size,
+                here,
+                0,
+            );
+            if socket.is_null() {
+                return false;
+            }
+            let state = ptr::read_volatile(&raw const (*socket).state);
+            helper::bpf_sk_release(socket.cast());
+            state != BPF_TCP_LISTEN
+        }
+    }
+
+    /// Gives the packet, which must start or end a handshake, to a listening socket.
     #[inline(always)]
     pub fn assign(&self, listener: &ListenerKey) -> Assignment {
         // SAFETY: helper calls with a map, a key on the stack, this context, and the looked-up socket, which the

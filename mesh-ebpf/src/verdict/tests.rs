@@ -61,7 +61,16 @@ fn arrivals() {
         ),
         ("SYN with every other flag", tcp(!flag::ACK), Arrival::Start),
         ("SYN and ACK", tcp(flag::SYN | flag::ACK), Arrival::Other),
-        ("ACK", tcp(flag::ACK), Arrival::Other),
+        ("bare ACK", tcp(flag::ACK), Arrival::Acknowledgement),
+        (
+            "data",
+            Packet {
+                has_payload: true,
+                ..tcp(flag::ACK)
+            },
+            Arrival::Other,
+        ),
+        ("FIN", tcp(flag::FIN | flag::ACK), Arrival::Other),
         ("RST", tcp(flag::RST), Arrival::Other),
         (
             "first fragment of a SYN",
@@ -185,8 +194,17 @@ fn tcp_towards_the_mesh() {
     check("root's SYN", &tcp(flag::SYN), Owner::Root, uncaptured);
     check("nobody's SYN", &tcp(flag::SYN), Owner::Nobody, ownerless);
     check(
-        "nobody's SYN with ACK",
-        &tcp(flag::SYN | flag::ACK),
+        "nobody's SYN with ACK and data",
+        &Packet {
+            has_payload: true,
+            ..tcp(flag::SYN | flag::ACK)
+        },
+        Owner::Nobody,
+        ownerless,
+    );
+    check(
+        "nobody's SYN with FIN",
+        &tcp(flag::SYN | flag::FIN),
         Owner::Nobody,
         ownerless,
     );
@@ -211,6 +229,7 @@ fn tcp_towards_the_mesh() {
             flag::RST | flag::ACK,
             flag::ACK,
             flag::FIN | flag::ACK,
+            flag::SYN | flag::ACK,
         ] {
             check("bare control", &tcp(flags), owner, [Pass; 3]);
         }
