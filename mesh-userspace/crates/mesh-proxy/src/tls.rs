@@ -16,8 +16,9 @@
 //! It must not know frames, streams or applications.
 
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use mesh_core::outcome::Reason;
@@ -37,6 +38,8 @@ pub(crate) use outbox::Outbox;
 
 use handshake::Keys;
 use record::{Opener, Sealer};
+
+use crate::socket::{self, Watch};
 
 /// The protocol of tunnels between Warren nodes.
 pub(crate) const ALPN: &[u8] = mesh_identity::tls::ALPN_WARREN_1;
@@ -112,7 +115,8 @@ pub(crate) struct Session {
 
 /// A TLS connection after its handshake.
 pub(crate) struct Channel {
-    socket: TcpStream,
+    socket: Rc<TcpStream>,
+    watch: Option<Watch>,
     opener: Opener,
     sealer: Sealer,
     keys: Keys,
@@ -157,10 +161,27 @@ impl Channel {
         within(limit, handshake::server(socket, config)).await
     }
 
+    /// Ready when the connection broke, for the time when it is not read.
+    pub(crate) fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<TlsError> {
+        let watch = self.watch.get_or_insert_with(|| Watch::new(&self.socket));
+        let outcome = ready!(watch.poll(&self.socket, cx));
+
+        self.watch = None;
+        Poll::Ready(match outcome {
+            Ok(()) => TlsError::Truncated,
+            Err(error) => TlsError::Socket(error),
+        })
+    }
+
+    /// Makes the end of the connection a reset: nothing that is still under way matters to anybody.
+    pub(crate) fn reset(&self) {
+        socket::reset(&self.socket);
+    }
+
     /// Reads what has arrived into the inbox. Ready with `true` when there is something new; `false` at the end.
     pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, TlsError>> {
         self.inbox
-            .poll_fill(cx, &mut self.socket)
+            .poll_fill(cx, &self.socket)
             .map_err(TlsError::Socket)
     }
 
@@ -206,29 +227,16 @@ impl Channel {
             .alert(&mut self.sealer, &mut self.keys, record::CLOSE_NOTIFY)
     }
 
-    /// Adds the alert that says "given up by the user" behind everything in the outbox.
-    pub(crate) fn seal_cancel(&mut self) -> Result<(), TlsError> {
-        self.outbox
-            .alert(&mut self.sealer, &mut self.keys, record::USER_CANCELED)
+    /// Adds an alert behind everything in the outbox.
+    pub(crate) fn seal_alert(&mut self, alert: u8) -> Result<(), TlsError> {
+        self.outbox.alert(&mut self.sealer, &mut self.keys, alert)
     }
 
     /// Writes what is encrypted. Ready when nothing is left.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TlsError>> {
         self.outbox
-            .poll_flush(cx, &mut self.socket)
+            .poll_flush(cx, &self.socket)
             .map_err(TlsError::Socket)
-    }
-
-    /// The socket underneath.
-    pub(crate) fn socket(&self) -> &TcpStream {
-        &self.socket
-    }
-}
-
-impl TlsError {
-    /// The alert by which a peer gives up a stream that has the connection to itself.
-    pub(crate) fn is_cancel(&self) -> bool {
-        matches!(self, Self::Alert(record::USER_CANCELED))
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
@@ -124,8 +125,10 @@ impl ResolvesServerCert for Witness {
 /// What both sides have in common.
 trait Side: Sized {
     type Data;
-    fn process<'c, 'i>(&'c mut self, incoming: &'i mut [u8])
-    -> UnbufferedStatus<'c, 'i, Self::Data>;
+    fn process<'c, 'i>(
+        &'c mut self,
+        incoming: &'i mut [u8],
+    ) -> UnbufferedStatus<'c, 'i, Self::Data>;
     fn common(&self) -> &CommonState;
     fn take_keys(self) -> Result<(ExtractedSecrets, Keys), rustls::Error>;
 }
@@ -313,12 +316,9 @@ fn finish<S: Side>(
             .map(|certificate| certificate.clone().into_owned())
             .collect(),
         shown: Vec::new(),
+        // No other version is ever offered or accepted.
         name: format!(
-            "{} {}",
-            common
-                .protocol_version()
-                .and_then(|version| version.as_str())
-                .unwrap_or("TLS"),
+            "TLSv1.3 {}",
             common
                 .negotiated_cipher_suite()
                 .and_then(|suite| suite.suite().as_str())
@@ -327,7 +327,8 @@ fn finish<S: Side>(
     };
     let (secrets, keys) = side.take_keys().map_err(TlsError::Handshake)?;
     let channel = Channel {
-        socket,
+        socket: Rc::new(socket),
+        watch: None,
         opener: Opener::new(secrets.rx)?,
         sealer: Sealer::new(secrets.tx)?,
         keys,

@@ -12,16 +12,15 @@
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::TlsError;
 use super::buffer::Buffer;
 use super::handshake::Keys;
 use super::record::{self, Opener};
+use crate::socket::{self, Taken};
 
 /// Records that are decrypted before they are handed over: so few that they stay in the cache.
 const BATCH: usize = 32;
@@ -38,11 +37,13 @@ pub(crate) struct Inbox {
     opened: usize,
     filled: usize,
     payloads: Vec<Range<usize>>,
+    /// 0 <= consumed <= payloads.len()
+    consumed: usize,
     /// The beginning of a record, while no buffer is held.
     partial: Vec<u8>,
     /// Plaintexts that came with the end of the handshake.
     early: VecDeque<Vec<u8>>,
-    /// `partial` came with the end of the handshake, and may hold whole records.
+    /// There are bytes that nobody has tried to decrypt: they may be whole records.
     fresh: bool,
     empty_in_a_row: u8,
     closed: bool,
@@ -79,19 +80,25 @@ impl Inbox {
     pub(super) fn poll_fill(
         &mut self,
         cx: &mut Context<'_>,
-        socket: &mut TcpStream,
+        socket: &TcpStream,
     ) -> Poll<io::Result<bool>> {
-        // Asked first, so that a wake-up for nothing costs neither a system call nor a buffer.
-        ready!(socket.poll_read_ready(cx))?;
-        self.make_room();
-        let Some(buffer) = self.buffer.as_mut() else {
-            return Poll::Ready(Ok(true));
-        };
-        let mut space = ReadBuf::new(&mut buffer[self.filled..]);
-        ready!(Pin::new(socket).poll_read(cx, &mut space))?;
-        let count = space.filled().len();
-        self.filled += count;
-        Poll::Ready(Ok(count > 0))
+        loop {
+            // Asked first, so that a wake-up for nothing costs neither a system call nor a buffer.
+            ready!(socket.poll_read_ready(cx))?;
+            self.make_room();
+            let Some(buffer) = self.buffer.as_mut() else {
+                return Poll::Ready(Ok(true));
+            };
+            match socket::read(socket, &mut buffer[self.filled..])? {
+                Taken::More(count) | Taken::Last(count) => {
+                    self.filled += count;
+                    self.fresh = true;
+                    return Poll::Ready(Ok(true));
+                }
+                Taken::Finished => return Poll::Ready(Ok(false)),
+                Taken::Nothing => {}
+            }
+        }
     }
 
     /// Everything that is decrypted was handed over; what is not moves to the front.
@@ -106,7 +113,6 @@ impl Inbox {
             self.filled = partial.len();
         }
         self.opened = 0;
-        self.payloads.clear();
     }
 
     /// Decrypts the next batch. The one before must have been handed over.
@@ -116,11 +122,13 @@ impl Inbox {
         keys: &mut Keys,
     ) -> Result<Outcome, TlsError> {
         let mut outcome = Outcome::default();
+        self.payloads.clear();
+        self.consumed = 0;
         if let Some(failure) = self.failure.take() {
             return Err(failure);
         }
         if self.early.is_empty() {
-            if std::mem::take(&mut self.fresh) {
+            if std::mem::take(&mut self.fresh) && self.buffer.is_none() {
                 self.make_room();
             }
             while self.payloads.len() < BATCH && !self.closed {
@@ -177,23 +185,47 @@ impl Inbox {
     }
 
     /// The plaintexts of the batch, record by record.
-    pub(crate) fn payloads(&self) -> impl ExactSizeIterator<Item = &[u8]> {
+    pub(crate) fn payloads(&self) -> impl ExactSizeIterator<Item = &[u8]> + Clone {
         let buffer: &[u8] = self.buffer.as_deref().unwrap_or_default();
         Payloads {
             early: self.early.front().map(Vec::as_slice),
             buffer,
-            ranges: self.payloads.iter(),
+            ranges: self.payloads[self.consumed..].iter(),
         }
     }
 
-    /// The batch was handed over.
-    pub(crate) fn handed_over(&mut self) {
-        self.payloads.clear();
-        self.early.pop_front();
+    /// So many plaintexts were handed over, each whole.
+    pub(crate) fn handed_over(&mut self, records: usize) {
+        if records > 0 && self.early.pop_front().is_none() {
+            self.consumed += records;
+        }
     }
 
-    /// Ends a turn: gives the buffer back. Everything decrypted must have been handed over.
+    /// So many bytes of the plaintexts were handed over.
+    pub(crate) fn consume(&mut self, mut bytes: usize) {
+        if let Some(early) = self.early.front_mut() {
+            early.drain(..bytes);
+            if early.is_empty() {
+                self.early.pop_front();
+            }
+            return;
+        }
+        for range in &mut self.payloads[self.consumed..] {
+            let taken = bytes.min(range.len());
+            range.start += taken;
+            bytes -= taken;
+            if range.start < range.end {
+                break;
+            }
+            self.consumed += 1;
+        }
+    }
+
+    /// Ends a turn: gives the buffer back, unless it holds plaintexts that nobody has taken, or whole records.
     pub(crate) fn release(&mut self) {
+        if self.fresh || self.consumed < self.payloads.len() {
+            return;
+        }
         if let Some(buffer) = self.buffer.take() {
             self.partial = buffer[self.opened..self.filled].to_vec();
             (self.opened, self.filled) = (0, 0);
@@ -202,6 +234,7 @@ impl Inbox {
 }
 
 /// Either the one plaintext that came early, or those in the buffer.
+#[derive(Clone)]
 struct Payloads<'a> {
     early: Option<&'a [u8]>,
     buffer: &'a [u8],

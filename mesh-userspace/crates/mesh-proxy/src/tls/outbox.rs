@@ -9,16 +9,15 @@
 //! ```
 
 use std::io::{self, IoSliceMut};
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 
 use super::TlsError;
 use super::buffer::{Buffer, CAPACITY, RECORDS};
 use super::handshake::Keys;
 use super::record::{self, Sealer};
+use crate::socket;
 
 /// Room that is kept for what must always fit behind the payloads: an alert, a renewal of keys.
 const RESERVE: usize = 2 * (record::HEAD + record::TAIL + 8);
@@ -46,11 +45,6 @@ impl Outbox {
             outbox.sealed = flight.len();
         }
         outbox
-    }
-
-    /// Whether nothing waits to be encrypted or written.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.open == 0 && self.sent == self.sealed
     }
 
     /// Payload bytes that the record being filled still takes.
@@ -106,7 +100,8 @@ impl Outbox {
         skip: usize,
     ) -> ([IoSliceMut<'_>; RECORDS], usize) {
         let begin = self.sealed;
-        let mut areas: [IoSliceMut<'_>; RECORDS] = std::array::from_fn(|_| IoSliceMut::new(&mut []));
+        let mut areas: [IoSliceMut<'_>; RECORDS] =
+            std::array::from_fn(|_| IoSliceMut::new(&mut []));
         let mut used = 0;
         for (area, record) in areas
             .iter_mut()
@@ -190,13 +185,13 @@ impl Outbox {
     pub(super) fn poll_flush(
         &mut self,
         cx: &mut Context<'_>,
-        socket: &mut TcpStream,
+        socket: &TcpStream,
     ) -> Poll<io::Result<()>> {
         while self.sent < self.sealed {
             let Some(buffer) = &self.buffer else { break };
             let bytes = &buffer[self.sent..self.sealed];
-            match ready!(Pin::new(&mut *socket).poll_write(cx, bytes))? {
-                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+            match socket::written(socket.try_write(bytes))? {
+                0 => ready!(socket.poll_write_ready(cx))?,
                 count => self.sent += count,
             }
         }

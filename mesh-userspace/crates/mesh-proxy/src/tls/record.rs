@@ -36,7 +36,6 @@ pub(super) const APPLICATION: u8 = 23;
 
 /// Alerts.
 pub(super) const CLOSE_NOTIFY: u8 = 0;
-pub(super) const USER_CANCELED: u8 = 90;
 
 const TAG: usize = 16;
 

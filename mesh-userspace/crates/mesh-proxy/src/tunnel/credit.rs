@@ -71,6 +71,11 @@ impl Credit {
         self.0 -= bytes as u32;
     }
 
+    /// There is no limit any more.
+    pub(super) fn lift(&mut self) {
+        self.0 = MAX_CREDIT;
+    }
+
     /// CREDIT. Returns whether there was none before.
     pub(super) fn granted(&mut self, bytes: u32) -> Result<bool, Exceeded> {
         let was_empty = self.0 == 0;

@@ -9,7 +9,7 @@
 //! |---|---|
 //! | a story asks for a stream; it joins a tunnel that is open, or one is opened | [`pool`], `client` |
 //! | the other node's worker takes the tunnel and asks the inbound story about each stream | [`server`] |
-//! | the tunnel's task: turn by turn, what is received, what is sent | `task`, `receive`, `send` |
+//! | the tunnel's task: turn by turn, what is received, what is sent | `task`, `receive`, `send`, `raw` |
 //! | the streams: their states, their credit, their sockets, which of them are ready | `table`, `stream`, `credit`, `app`, `ready` |
 //! | what a story keeps of its stream | [`handle`] |
 //!
@@ -41,6 +41,7 @@ mod client;
 mod credit;
 mod error;
 mod mailbox;
+mod raw;
 mod ready;
 mod receive;
 mod send;

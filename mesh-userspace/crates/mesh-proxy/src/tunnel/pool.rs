@@ -15,12 +15,11 @@ use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
-use super::app;
 use super::client::{self, DialFailure, Dialled};
 use super::handle::{Shared, StreamHandle};
 use super::mailbox::{Command, Mailbox, NewStream};
 use super::{Dialler, Limits, OpenError, OpenRequest, Opened, PeerChain, TunnelFigures, TunnelKey};
-use crate::wire;
+use crate::{socket, wire};
 
 /// Tunnels that a stream tries, where each ends just before it answers.
 const ATTEMPTS: usize = 3;
@@ -415,7 +414,7 @@ impl Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         if let Some(app) = &self.app {
-            app::reset(app);
+            socket::reset(app);
         }
     }
 }

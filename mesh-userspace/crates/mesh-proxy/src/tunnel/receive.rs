@@ -21,18 +21,23 @@ struct Run<'a> {
 }
 
 impl Streams {
-    /// Handles the records of one batch.
+    /// Handles the records of one batch. Returns how many of them: none behind RAW.
     pub(super) fn receive<'a>(
         &mut self,
         records: impl Iterator<Item = &'a [u8]>,
-    ) -> Result<(), TunnelError> {
+    ) -> Result<usize, TunnelError> {
+        let mut handled = 0;
         let mut run = Run {
             stream: 0,
             slices: [&[]; SLICES],
             count: 0,
         };
         for record in records {
+            handled += 1;
             for frame in wire::frames(record) {
+                if self.raw.receives() {
+                    return Err(TunnelError::Unexpected("frame behind RAW"));
+                }
                 match frame? {
                     Frame::Data { stream, bytes } => {
                         if run.stream != stream || run.count == SLICES {
@@ -48,8 +53,12 @@ impl Streams {
                     }
                 }
             }
+            if self.raw.receives() {
+                break;
+            }
         }
-        self.deliver(&mut run)
+        self.deliver(&mut run)?;
+        Ok(handled)
     }
 
     fn control_frame(&mut self, frame: Frame<'_>) -> Result<(), TunnelError> {
@@ -81,7 +90,7 @@ impl Streams {
                 self.mailbox.retire();
                 Ok(())
             }
-            Frame::Raw { .. } => Err(TunnelError::Unexpected("RAW")),
+            Frame::Raw { stream } => self.peer_goes_raw(stream),
             // Handled by the caller, which sees runs of them.
             Frame::Data { .. } => Ok(()),
         }
@@ -154,7 +163,9 @@ impl Streams {
 
     fn credit(&mut self, id: u32, bytes: u32) -> Result<(), TunnelError> {
         self.notice_bulk(bytes);
+        let raw = self.raw.sends();
         if let Some(stream) = self.known(id)?
+            && !raw
             && stream.credit.granted(bytes)?
         {
             stream.entry.push();
@@ -170,7 +181,7 @@ impl Streams {
 
     /// A stream that is open, or `None` for one that was: its last frames may still have been under way. One that never
     /// was is a breach of the protocol.
-    fn known(&mut self, id: u32) -> Result<Option<&mut Stream>, TunnelError> {
+    pub(super) fn known(&mut self, id: u32) -> Result<Option<&mut Stream>, TunnelError> {
         if id.is_multiple_of(2) || id > self.highest {
             return Err(TunnelError::Unexpected(
                 "frame of a stream that was never opened",
@@ -205,8 +216,7 @@ impl Streams {
 impl Stream {
     /// The peer's application took the connection: nothing need be kept any more.
     fn take_answer(&mut self) {
-        if let Opening::Offered { answer, .. } =
-            std::mem::replace(&mut self.opening, Opening::Done)
+        if let Opening::Offered { answer, .. } = std::mem::replace(&mut self.opening, Opening::Done)
             && answer.send(Ok(())).is_err()
         {
             // The story has gone: nobody would account for this connection.
@@ -215,7 +225,7 @@ impl Stream {
     }
 
     /// RESET takes effect even where only the last bytes had still to be delivered.
-    fn reset_by_peer(&mut self, end: End) {
+    pub(super) fn reset_by_peer(&mut self, end: End) {
         match end {
             End::Cut(reason) => self.state.cut(reason),
             _ => self.state.remote_reset(),
@@ -225,7 +235,7 @@ impl Stream {
 }
 
 /// `None` where it was the application itself.
-fn reset_reason(code: ResetCode) -> Option<Reason> {
+pub(super) fn reset_reason(code: ResetCode) -> Option<Reason> {
     match code {
         ResetCode::Application => None,
         ResetCode::PolicyRevoked => Some(Reason::PolicyRevoked),

@@ -3,9 +3,9 @@
 
 use std::io;
 
-use super::app::Taken;
 use super::error::TunnelError;
 use super::table::{Opening, Stream, Streams};
+use crate::socket::Taken;
 use crate::tls::Channel;
 use crate::wire::{self, Frame, HEADER, MAX_PAYLOAD};
 
@@ -39,11 +39,13 @@ impl Streams {
     }
 
     fn wait_for_room(&mut self, id: u32) {
-        if let Some(stream) = self.table.get_mut(&id)
-            && !std::mem::replace(&mut stream.waits, true)
-        {
+        let Some(stream) = self.table.get_mut(&id) else {
+            return;
+        };
+        if !std::mem::replace(&mut stream.waits, true) {
             self.waiting.push(id);
         }
+        stream.watch();
     }
 
     /// Visits each stream that is ready, once. Returns whether there was any, or anything to say.
@@ -56,6 +58,7 @@ impl Streams {
         if room == Room::Free {
             something |= !self.control.is_empty();
             room = self.send_control(channel)?;
+            self.answer_raw(channel)?;
         }
         for _ in 0..self.ready.len() {
             let Some(id) = self.ready.pop() else { break };
@@ -80,7 +83,7 @@ impl Streams {
     }
 
     /// Moves control frames into records, whole ones only.
-    fn send_control(&mut self, channel: &mut Channel) -> Result<Room, TunnelError> {
+    pub(super) fn send_control(&mut self, channel: &mut Channel) -> Result<Room, TunnelError> {
         let mut sent = 0;
         while sent < self.control.len() {
             let fits = whole_frames(&self.control[sent..], channel.outbox.room());
@@ -131,6 +134,11 @@ impl Streams {
         let Some(stream) = self.table.get_mut(&id) else {
             return Ok(Room::Free);
         };
+        let raw = self.raw.sends();
+        if raw {
+            // There are no frames that could give credit any more; TCP itself says when to stop.
+            stream.credit.lift();
+        }
         if !stream.state.may_send(side) || stream.credit.left() == 0 {
             stream.watch();
             return Ok(Room::Free);
@@ -146,9 +154,17 @@ impl Streams {
             .min(channel.outbox.whole_records())
             .min(if others_wait { SHARE } else { ALONE });
         let taken = if stream.eager && whole > 1 && !stream.state.is_opening() {
-            stream.take_records(id, channel, whole)?
+            if raw {
+                stream.take_records(channel, whole, |_| [])?
+            } else {
+                stream.take_records(channel, whole, |length| {
+                    wire::header(wire::code::DATA, length, id)
+                })?
+            }
+        } else if raw {
+            stream.take_one(channel, |_| [])
         } else {
-            stream.take_one(id, channel)
+            stream.take_one(channel, |length| wire::header(wire::code::DATA, length, id))
         };
         if stream.took_locally(taken, side) {
             self.say(&Frame::Fin { stream: id })?;
@@ -158,41 +174,45 @@ impl Streams {
 }
 
 impl Stream {
-    /// Reads into the record being filled.
-    fn take_one(&mut self, id: u32, channel: &mut Channel) -> io::Result<Taken> {
+    /// Reads into the record being filled, behind what `head` says of the length.
+    fn take_one<const SKIP: usize>(
+        &mut self,
+        channel: &mut Channel,
+        head: impl Fn(usize) -> [u8; SKIP],
+    ) -> io::Result<Taken> {
         let Some(app) = &mut self.app else {
             return Ok(Taken::Nothing);
         };
-        let room = channel.outbox.room() - HEADER;
+        let room = channel.outbox.room() - SKIP;
         let limit = room.min(self.credit.left());
         let space = channel.outbox.space();
-        let taken = app.read(&mut space[HEADER..HEADER + limit])?;
+        let taken = app.read(&mut space[SKIP..SKIP + limit])?;
         if let Taken::More(count) | Taken::Last(count) = taken {
             if let Opening::Offered { kept, .. } = &mut self.opening {
-                kept.extend_from_slice(&space[HEADER..HEADER + count]);
+                kept.extend_from_slice(&space[SKIP..SKIP + count]);
             }
-            space[..HEADER].copy_from_slice(&wire::header(wire::code::DATA, count, id));
-            channel.outbox.filled(HEADER + count);
+            space[..SKIP].copy_from_slice(&head(count));
+            channel.outbox.filled(SKIP + count);
         }
         self.eager = matches!(taken, Taken::More(count) if count >= WORTHWHILE);
         Ok(taken)
     }
 
     /// Reads into the next records with one system call. `Err` inside is the application's error.
-    fn take_records(
+    fn take_records<const SKIP: usize>(
         &mut self,
-        id: u32,
         channel: &mut Channel,
         records: usize,
+        head: impl Fn(usize) -> [u8; SKIP],
     ) -> Result<io::Result<Taken>, TunnelError> {
         channel.seal()?;
         let Some(app) = &mut self.app else {
             return Ok(Ok(Taken::Nothing));
         };
-        let (mut areas, used) = channel.outbox.areas(records, HEADER);
+        let (mut areas, used) = channel.outbox.areas(records, SKIP);
         let taken = app.read_areas(&mut areas[..used]);
         if let Ok(Taken::More(count) | Taken::Last(count)) = taken {
-            channel.seal_areas(count, |length| wire::header(wire::code::DATA, length, id))?;
+            channel.seal_areas(count, head)?;
         }
         self.eager = matches!(taken, Ok(Taken::More(_)));
         Ok(taken)

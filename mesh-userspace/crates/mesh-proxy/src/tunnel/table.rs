@@ -11,14 +11,16 @@ use futures_util::stream::FuturesUnordered;
 use mesh_core::outcome::Reason;
 use tokio::sync::oneshot;
 
-use super::app::{self, App};
+use super::app::App;
 use super::credit::{Credit, Spare, Window};
 use super::error::TunnelError;
 use super::handle::Shared;
 use super::mailbox::{Command, Mailbox, NewStream};
+use super::raw::Raw;
 use super::ready::{Entry, ReadyQueue};
 use super::stream::{End, Side, State};
 use super::{Accepted, Limits, OpenError};
+use crate::socket;
 use crate::wire::{self, Frame, Refusal, RefusalCode, ResetCode};
 
 /// What must be said besides application bytes, while the peer does not read. A peer that lets more pile up only wants
@@ -49,6 +51,7 @@ pub(super) struct Streams {
     pub(super) highest: u32,
     pub(super) acceptor: Option<Acceptor>,
     pub(super) accepting: FuturesUnordered<LocalBoxFuture<'static, Answer>>,
+    pub(super) raw: Raw,
 }
 
 /// One stream.
@@ -192,15 +195,18 @@ impl Streams {
             highest: 0,
             acceptor,
             accepting: FuturesUnordered::new(),
+            raw: Raw::default(),
         }
     }
 
     /// Says something to the peer.
     pub(super) fn say(&mut self, frame: &Frame<'_>) -> Result<(), TunnelError> {
+        if self.raw.sends() {
+            self.raw.say(frame);
+            return Ok(());
+        }
         if self.control.len() > MAX_CONTROL {
-            return Err(TunnelError::Flood(
-                "it asks for more answers than it reads",
-            ));
+            return Err(TunnelError::Flood("it asks for more answers than it reads"));
         }
         frame.encode(&mut self.control);
         Ok(())
@@ -300,7 +306,8 @@ impl Streams {
         };
         let (story, registration) = AbortHandle::new_pair();
         let answer = Abortable::new(acceptor(open), registration);
-        self.accepting.push(Box::pin(async move { (id, answer.await) }));
+        self.accepting
+            .push(Box::pin(async move { (id, answer.await) }));
         let stream = Stream::new(
             Shared::new(id, Rc::clone(&self.mailbox)),
             self.ready.entry(id),
@@ -327,7 +334,7 @@ impl Streams {
         let Ok(answer) = answer else { return Ok(()) };
         let Some(stream) = self.table.get_mut(&id) else {
             if let Ok(accepted) = answer {
-                app::reset(&accepted.app);
+                socket::reset(&accepted.app);
             }
             return Ok(());
         };
@@ -471,7 +478,7 @@ impl Stream {
                 })) = answered
                 {
                     // The story has gone, so there is nobody to try another endpoint.
-                    app::reset(&socket);
+                    socket::reset(&socket);
                 }
             }
             (Opening::Done | Opening::Offered { .. }, _) => {}

@@ -5,6 +5,9 @@
 //!            ┌─────────┐  idle, or retired and empty   ┌─────────┐ close_notify written
 //!   ────────►│ Serving ├──────────────────────────────►│ Closing ├────────────────────► end
 //!            └────┬────┘                               └─────────┘
+//!                 │ the one stream of a raw tunnel     ┌───────────┐ the alert had its time
+//!                 │ was reset by us                    │ Resetting ├──────────────────────► end
+//!                 ├───────────────────────────────────►└───────────┘
 //!                 │ the peer closed, or is gone        ┌────────────┐ the applications have everything
 //!                 └───────────────────────────────────►│ Delivering ├───────────────────────────────► end
 //!                                                      └────────────┘
@@ -31,8 +34,15 @@ use crate::tls::{Channel, Received, TlsError};
 /// Rounds of receiving and sending in one turn: at most this many buffers in each direction.
 const ROUNDS: usize = 4;
 
+/// Steps of receiving in one round, where one application receives everything: about two buffers.
+const RAW_STEPS: usize = 8;
+
 /// How long the peer may take to read our last bytes.
 const CLOSING: Duration = Duration::from_secs(5);
+
+/// How long the peer has to read the alert of a stream that has the tunnel to itself, before the reset of the connection
+/// overtakes it.
+const RESETTING: Duration = Duration::from_millis(200);
 
 /// How long the accepting side, once it drains, leaves an empty tunnel to the dialling side to close. Only that side
 /// knows that no OPEN is under way.
@@ -51,6 +61,7 @@ pub(super) struct Task {
 enum Phase {
     Serving,
     Closing(Pin<Box<Sleep>>),
+    Resetting(Pin<Box<Sleep>>),
     Delivering(Option<TunnelError>),
 }
 
@@ -91,6 +102,15 @@ impl Task {
                     }
                     false
                 }
+                Phase::Resetting(limit) => {
+                    // An error of the connection is what we are about to make anyway.
+                    let _flushed = self.channel.poll_flush(cx).is_ready();
+                    if limit.as_mut().poll(cx).is_ready() {
+                        self.channel.reset();
+                        return Poll::Ready(Ok(()));
+                    }
+                    false
+                }
                 Phase::Delivering(error) => {
                     if self.streams.table.is_empty() {
                         return Poll::Ready(error.take().map_or(Ok(()), Err));
@@ -125,6 +145,9 @@ impl Task {
     }
 
     fn receive(&mut self, cx: &mut Context<'_>) -> Result<bool, TunnelError> {
+        if self.streams.raw.receives() {
+            return self.receive_raw(cx);
+        }
         if !self.channel.inbox.has_early() {
             match self.channel.poll_fill(cx) {
                 Poll::Pending => return Ok(false),
@@ -141,8 +164,11 @@ impl Task {
             };
             let payloads = self.channel.inbox.payloads();
             let count = payloads.len();
-            self.streams.receive(payloads)?;
-            self.channel.inbox.handed_over();
+            let handled = self.streams.receive(payloads)?;
+            self.channel.inbox.handed_over(handled);
+            if self.streams.raw.receives() {
+                return self.receive_raw(cx).map(|_progressed| true);
+            }
             match received {
                 Received::Last => return self.peer_gone(TunnelError::Closed),
                 Received::Records if count == 0 => return Ok(true),
@@ -159,8 +185,10 @@ impl Task {
             }
             Poll::Pending => Room::Full,
         };
-        let something = self.streams.visit_ready(&mut self.channel, room)?;
+        let mut something = self.streams.visit_ready(&mut self.channel, room)?;
+        something |= self.streams.go_raw(&mut self.channel)?;
         self.channel.seal()?;
+        self.say_raw()?;
         let _later = self.flush(cx)?;
         Ok(something)
     }
@@ -178,6 +206,70 @@ impl Task {
                 }
             }
         }
+    }
+
+    /// Like [`Self::receive`], once the peer's direction carries the bytes of one stream and nothing else: they are handed
+    /// over from where they were decrypted, and no more is read before the application has taken them.
+    fn receive_raw(&mut self, cx: &mut Context<'_>) -> Result<bool, TunnelError> {
+        let mut progressed = false;
+        for _ in 0..RAW_STEPS {
+            if self.channel.inbox.payloads().len() > 0 {
+                let Some(taken) = self.streams.hand_over_raw(self.channel.inbox.payloads())? else {
+                    return Ok(self.watch_raw(cx)? || progressed);
+                };
+                self.channel.inbox.consume(taken);
+                progressed = true;
+                continue;
+            }
+            if self.streams.raw.has_received_all() {
+                return Ok(self.watch_raw(cx)? || progressed);
+            }
+            match self.channel.open_records() {
+                Ok(received) if self.channel.inbox.payloads().len() == 0 => match received {
+                    Received::Last => {
+                        self.streams.raw_finished()?;
+                        return Ok(true);
+                    }
+                    Received::Records => match self.channel.poll_fill(cx) {
+                        Poll::Pending => return Ok(progressed),
+                        Poll::Ready(Ok(true)) => {}
+                        Poll::Ready(Ok(false)) => {
+                            return self.peer_gone(TlsError::Truncated.into());
+                        }
+                        Poll::Ready(Err(error)) => {
+                            if self.streams.raw_reset(&error)? {
+                                return Ok(true);
+                            }
+                            return self.peer_gone(error.into());
+                        }
+                    },
+                },
+                Ok(_) => {}
+                Err(error) if self.streams.raw_reset(&error)? => return Ok(true),
+                Err(error) => return self.peer_gone(error.into()),
+            }
+        }
+        Ok(progressed)
+    }
+
+    /// Nothing is read for now: a reset has to be noticed all the same. Returns whether there was one.
+    fn watch_raw(&mut self, cx: &mut Context<'_>) -> Result<bool, TunnelError> {
+        if self.streams.table.is_empty() {
+            return Ok(false);
+        }
+        match self.channel.poll_broken(cx) {
+            Poll::Pending => Ok(false),
+            Poll::Ready(error) if self.streams.raw_reset(&error)? => Ok(true),
+            Poll::Ready(error) => self.peer_gone(error.into()),
+        }
+    }
+
+    /// Says by an alert what a frame would have said.
+    fn say_raw(&mut self) -> Result<(), TunnelError> {
+        if let Some(alert) = self.streams.raw.take_alert() {
+            self.channel.seal_alert(alert)?;
+        }
+        Ok(())
     }
 
     /// Nothing more will come from the peer.
@@ -198,6 +290,14 @@ impl Task {
         if !matches!(self.phase, Phase::Serving) || !empty {
             self.idle = None;
             return Ok(false);
+        }
+        if self.streams.raw.is_reset() {
+            self.mailbox.retire();
+            self.phase = Phase::Resetting(Box::pin(tokio::time::sleep(RESETTING)));
+            return Ok(true);
+        }
+        if self.streams.raw.is_used() {
+            return self.close();
         }
         let retired = self.mailbox.is_retired();
         let limit = match (self.streams.side, retired) {
@@ -222,7 +322,9 @@ impl Task {
 
     fn close(&mut self) -> Result<bool, TunnelError> {
         self.mailbox.retire();
-        self.channel.seal_close()?;
+        if !self.streams.raw.is_closed() {
+            self.channel.seal_close()?;
+        }
         self.phase = Phase::Closing(Box::pin(tokio::time::sleep(CLOSING)));
         Ok(true)
     }
