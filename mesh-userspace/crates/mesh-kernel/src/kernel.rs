@@ -250,6 +250,14 @@ impl Kernel {
         .is_ok_and(|entry| entry.is_some())
     }
 
+    /// Whether an agent of a later generation has taken over. This one must leave the kernel alone then: [`Self::verify`]
+    /// finds nothing, [`Self::maintain`] does nothing, and un-enrolling would take workloads from the other.
+    pub fn is_superseded(&self) -> bool {
+        cgroup::id(&self.options.mesh_cgroup.join("agent"))
+            .and_then(|id| self.maps.mesh_cgroups.get(&id))
+            .is_ok_and(|found| found.is_some_and(|found| found > self.options.generation))
+    }
+
     /// The cgroup of a worker generation, made and registered. Put the worker there before it makes any socket.
     ///
     /// # Errors

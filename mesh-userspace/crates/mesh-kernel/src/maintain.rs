@@ -15,6 +15,7 @@ use crate::events::monotonic_now;
 use crate::kernel::Kernel;
 use crate::link::Link;
 use crate::namespace::{self, Place};
+use crate::register::Key;
 use crate::workload::Stage;
 
 /// A dial that nobody accepted for so long is over: the kernel gives up a SYN after some two minutes.
@@ -27,10 +28,39 @@ impl Kernel {
     /// # Errors
     /// The first step that failed; the others were done.
     pub fn maintain(&mut self) -> Result<(), KernelError> {
+        if self.is_superseded() {
+            return Ok(());
+        }
         let established = self.clear_established();
         let flows = self.clear_flows();
         let cgroups = self.clear_cgroups();
-        established.and(flows).and(cgroups)
+        let orphans = self.clear_orphans();
+        established.and(flows).and(cgroups).and(orphans)
+    }
+
+    /// Removes entries that no workload has: of interfaces that were made anew, of enrolments that were cut short.
+    fn clear_orphans(&mut self) -> Result<(), KernelError> {
+        let workloads = &self.workloads;
+        let known = |id: u32| workloads.get(&WorkloadId(id));
+        self.maps.guarded.remove_where(|interface, guard| {
+            !known(guard.workload).is_some_and(|workload| {
+                let mut pairs = workload.memory.pairs.iter();
+                pairs.any(|pair| pair.outside == *interface)
+            })
+        })?;
+        self.maps
+            .inbound
+            .remove_where(|_, inbound| known(inbound.workload).is_none())?;
+        let is_orphan = |key, id| known(id).is_none_or(|workload| workload.memory.key != key);
+        self.maps
+            .enrolled
+            .remove_where(|cookie, entry| is_orphan(Key::Namespace(*cookie), entry.id))?;
+        self.maps.enrolled_cgroups.remove_where(|cgroup, entry| {
+            known(entry.id).is_none_or(|workload| {
+                !matches!(workload.memory.key, Key::Cgroup { id, .. } if id == *cgroup)
+            })
+        })?;
+        Ok(())
     }
 
     fn clear_established(&mut self) -> Result<(), KernelError> {

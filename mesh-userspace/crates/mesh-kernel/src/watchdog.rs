@@ -27,6 +27,9 @@ impl Kernel {
     /// [`Self::vanished`].
     pub fn verify(&mut self) -> Vec<Fault> {
         let mut faults = Vec::new();
+        if self.is_superseded() {
+            return faults;
+        }
         for (name, link) in &self.node_links {
             faults.extend(self.link_fault(None, name, Some(link)));
         }

@@ -45,6 +45,11 @@ fn every_family_of_dial_reaches_the_proxy_with_its_origin() {
                 ensure!(client.says()? == "got hello");
             }
             ensure!(counter(&kernel, WorkloadId(1), Reason::Captured) == 5);
+            // Without a proxy and without its duplicates a dial is refused at once (fail closed).
+            drop((prepared, kernel));
+            let mut client = node.start(0, &format!("dial {SERVICE}"))?;
+            let said = client.says()?;
+            ensure!(said.starts_with("failed ConnectionRefused"), "{said}");
             Ok(())
         },
     );

@@ -61,7 +61,11 @@ fn a_new_agent_adopts_everything_without_a_pause() {
         client.says()?;
         std::thread::sleep(Duration::from_millis(100));
 
+        node.options.generation = 2;
         let mut second = node.open()?;
+        ensure!(first.is_superseded() && !second.is_superseded());
+        ensure!(first.verify().is_empty(), "the old agent leaves the new one's programs alone");
+        first.maintain()?;
         let target = node.pods[0].target()?;
         ensure!(second.known_id(&target)? == Some(old.id));
         ensure!(second.known() == [old.id]);
@@ -80,6 +84,7 @@ fn a_new_agent_adopts_everything_without_a_pause() {
         client.go_on()?;
         let said = client.says()?;
         ensure!(said.ends_with(" 0"), "{said}");
+        second.maintain()?;
         let faults = second.verify();
         ensure!(faults.is_empty(), "{faults:?}");
         second.unenrol(new.id)?;
