@@ -125,13 +125,8 @@ pub fn start(
     Ok(contenders)
 }
 
-type StartPair = fn(
-    &Path,
-    (&Place, &Place),
-    &crate::host::cgroup::Cgroup,
-    &Certificates,
-    &Path,
-) -> Result<Pair>;
+type StartPair =
+    fn(&Path, (&Place, &Place), &crate::host::cgroup::Cgroup, &Certificates, &Path) -> Result<Pair>;
 
 impl Contender {
     fn direct(scene: &Scene) -> Self {

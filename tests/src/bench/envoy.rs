@@ -47,12 +47,20 @@ pub(super) fn start(
         server: sidecar(
             "envoy-server",
             server,
-            &Wanted { end: End::Server, forwards: &ports.server, files: &certificates.server },
+            &Wanted {
+                end: End::Server,
+                forwards: &ports.server,
+                files: &certificates.server,
+            },
         )?,
         client: sidecar(
             "envoy-client",
             client,
-            &Wanted { end: End::Client, forwards: &ports.client, files: &certificates.client },
+            &Wanted {
+                end: End::Client,
+                forwards: &ports.client,
+                files: &certificates.client,
+            },
         )?,
         http: ports.client[0].listen,
         bulk: ports.client[1].listen,
@@ -61,7 +69,11 @@ pub(super) fn start(
 
 fn configuration(wanted: &Wanted<'_>) -> Value {
     let each = |make: fn(&Wanted<'_>, &Forward) -> Value| -> Vec<Value> {
-        wanted.forwards.iter().map(|forward| make(wanted, forward)).collect()
+        wanted
+            .forwards
+            .iter()
+            .map(|forward| make(wanted, forward))
+            .collect()
     };
     json!({
         "static_resources": {"listeners": each(listener), "clusters": each(cluster)},

@@ -59,7 +59,11 @@ pub fn judge(measured: &[Measured], memory: &[Profile]) -> Vec<Goal> {
         goals.extend(measure.and_then(|measure| compare(measure, figure, *added, *bound)));
     }
     for (measure, figure, bound) in [
-        (Measure::NewConnections, "connections/s", Bound::AtLeast(6.0)),
+        (
+            Measure::NewConnections,
+            "connections/s",
+            Bound::AtLeast(6.0),
+        ),
         (Measure::Bulk(1), "Gbit/s", Bound::AtLeast(1.0)),
         (Measure::Bulk(1), "CPU s/GB", Bound::AtMost(1.0)),
     ] {
@@ -70,11 +74,24 @@ pub fn judge(measured: &[Measured], memory: &[Profile]) -> Vec<Goal> {
 }
 
 fn compare(measured: &Measured, figure: &str, added: bool, bound: Bound) -> Option<Goal> {
-    let direct = if added { measured.median(Variant::Direct, figure)? } else { 0.0 };
+    let direct = if added {
+        measured.median(Variant::Direct, figure)?
+    } else {
+        0.0
+    };
     let warren = measured.median(Variant::Warren, figure)? - direct;
     let envoy = measured.median(Variant::Envoy, figure)? - direct;
-    let what = if added { format!("added {figure}") } else { figure.to_owned() };
-    Some(Goal::relative(format!("{}: {what}", measured.measure), warren, envoy, bound))
+    let what = if added {
+        format!("added {figure}")
+    } else {
+        figure.to_owned()
+    };
+    Some(Goal::relative(
+        format!("{}: {what}", measured.measure),
+        warren,
+        envoy,
+        bound,
+    ))
 }
 
 fn judge_memory(memory: &[Profile]) -> Vec<Goal> {
@@ -88,28 +105,63 @@ fn judge_memory(memory: &[Profile]) -> Vec<Goal> {
     if let Some(envoy) = of(Variant::Envoy) {
         let envoy = envoy.idle.client.max(envoy.idle.server) as f64;
         let bound = Bound::AtMost(0.2);
-        goals.push(Goal::relative("memory idle, KiB per proxy".to_owned(), worker, envoy, bound));
+        goals.push(Goal::relative(
+            "memory idle, KiB per proxy".to_owned(),
+            worker,
+            envoy,
+            bound,
+        ));
     }
     goals.extend(warren.per_connection().map(|cost| {
-        Goal::absolute("memory, KiB per idle connection and proxy", cost, Bound::AtMost(6.0))
+        Goal::absolute(
+            "memory, KiB per idle connection and proxy",
+            cost,
+            Bound::AtMost(6.0),
+        )
     }));
     goals.extend(warren.kept().map(|share| {
-        Goal::absolute("memory, share kept after the connections closed", share, Bound::AtMost(0.1))
+        Goal::absolute(
+            "memory, share kept after the connections closed",
+            share,
+            Bound::AtMost(0.1),
+        )
     }));
-    goals.push(Goal::absolute("idle worker, KiB", worker, Bound::AtMost(IDLE_WORKER)));
-    goals.push(Goal::absolute("idle agent, KiB", agent, Bound::AtMost(IDLE_AGENT)));
+    goals.push(Goal::absolute(
+        "idle worker, KiB",
+        worker,
+        Bound::AtMost(IDLE_WORKER),
+    ));
+    goals.push(Goal::absolute(
+        "idle agent, KiB",
+        agent,
+        Bound::AtMost(IDLE_AGENT),
+    ));
     goals
 }
 
 impl Goal {
     fn relative(name: String, warren: f64, envoy: f64, bound: Bound) -> Self {
         let value = warren / envoy;
-        Self { name, warren, envoy: Some(envoy), value, bound, reached: bound.holds(value) }
+        Self {
+            name,
+            warren,
+            envoy: Some(envoy),
+            value,
+            bound,
+            reached: bound.holds(value),
+        }
     }
 
     fn absolute(name: &str, value: f64, bound: Bound) -> Self {
         let name = name.to_owned();
-        Self { name, warren: value, envoy: None, value, bound, reached: bound.holds(value) }
+        Self {
+            name,
+            warren: value,
+            envoy: None,
+            value,
+            bound,
+            reached: bound.holds(value),
+        }
     }
 }
 

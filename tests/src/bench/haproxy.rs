@@ -42,12 +42,20 @@ pub(super) fn start(
         server: sidecar(
             "haproxy-server",
             server,
-            &Wanted { end: End::Server, forwards: &ports.server, files: &certificates.server },
+            &Wanted {
+                end: End::Server,
+                forwards: &ports.server,
+                files: &certificates.server,
+            },
         )?,
         client: sidecar(
             "haproxy-client",
             client,
-            &Wanted { end: End::Client, forwards: &ports.client, files: &certificates.client },
+            &Wanted {
+                end: End::Client,
+                forwards: &ports.client,
+                files: &certificates.client,
+            },
         )?,
         http: ports.client[0].listen,
         bulk: ports.client[1].listen,
@@ -55,7 +63,11 @@ pub(super) fn start(
 }
 
 fn configuration(wanted: &Wanted<'_>) -> String {
-    let Wanted { end, forwards, files } = wanted;
+    let Wanted {
+        end,
+        forwards,
+        files,
+    } = wanted;
     let tls = format!(
         "ssl crt {} ca-file {} verify required ssl-min-ver TLSv1.3 ciphersuites TLS_AES_128_GCM_SHA256",
         files.both.display(),

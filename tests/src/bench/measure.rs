@@ -47,7 +47,16 @@ impl Measure {
         let before = contender.cpu()?;
         let client = &contender.client;
         let requests = |connections, close| {
-            wrk::run(client, contender.http, folder, Amount { connections, seconds, close })
+            wrk::run(
+                client,
+                contender.http,
+                folder,
+                Amount {
+                    connections,
+                    seconds,
+                    close,
+                },
+            )
         };
         let (mut sample, work): (Sample, Work) = match self {
             Self::Requests(connections) => {

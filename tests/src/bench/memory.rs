@@ -44,14 +44,21 @@ pub fn measure(contenders: &[Contender], counts: &[u32], rest: Duration) -> Resu
             thread::sleep(SETTLE);
             held.push((open, contender.memory()?.unwrap_or_default()));
         }
-        profiles.push(Profile { variant, idle, held, after: idle });
+        profiles.push(Profile {
+            variant,
+            idle,
+            held,
+            after: idle,
+        });
         // Ends the connections.
         drop(holders);
     }
     eprintln!("bench: {} s for giving memory back", rest.as_secs());
     thread::sleep(rest);
     for profile in &mut profiles {
-        let contender = contenders.iter().find(|contender| contender.variant == profile.variant);
+        let contender = contenders
+            .iter()
+            .find(|contender| contender.variant == profile.variant);
         if let Some(memory) = contender.map(Contender::memory).transpose()?.flatten() {
             profile.after = memory;
         }
@@ -74,8 +81,11 @@ impl Profile {
             after.saturating_sub(idle) as f64 / with.saturating_sub(idle).max(1) as f64
         };
         Some(
-            kept(with.client, self.idle.client, self.after.client)
-                .max(kept(with.server, self.idle.server, self.after.server)),
+            kept(with.client, self.idle.client, self.after.client).max(kept(
+                with.server,
+                self.idle.server,
+                self.after.server,
+            )),
         )
     }
 }

@@ -67,7 +67,10 @@ fn in_full(measured: &Measured) -> Value {
                 .into_iter()
                 .filter_map(|figure| Some((figure, measured.median(*variant, figure)?)))
                 .collect();
-            (variant.to_string(), json!({"rounds": samples, "median": medians}))
+            (
+                variant.to_string(),
+                json!({"rounds": samples, "median": medians}),
+            )
         })
         .collect();
     json!({
@@ -105,9 +108,15 @@ fn table(measured: &Measured) -> String {
 }
 
 fn memory_table(memory: &[Profile]) -> String {
-    let mut text = "\nresident memory, MiB: proxy at the client + proxy at the server (+ agents)\n".to_owned();
+    let mut text =
+        "\nresident memory, MiB: proxy at the client + proxy at the server (+ agents)\n".to_owned();
     for profile in memory {
-        let _infallible = write!(text, "{:10}idle {}", profile.variant, mebibytes(profile.idle));
+        let _infallible = write!(
+            text,
+            "{:10}idle {}",
+            profile.variant,
+            mebibytes(profile.idle)
+        );
         for (count, memory) in &profile.held {
             let _infallible = write!(text, ", {count} connections {}", mebibytes(*memory));
         }
@@ -128,11 +137,18 @@ fn mebibytes(memory: Memory) -> String {
     } else {
         String::new()
     };
-    format!("{:.1} + {:.1}{agents}", of(memory.client), of(memory.server))
+    format!(
+        "{:.1} + {:.1}{agents}",
+        of(memory.client),
+        of(memory.server)
+    )
 }
 
 fn goals_table(goals: &[Goal]) -> String {
-    let mut text = format!("\n{:52}{:>11}{:>11}{:>9}{:>10}\n", "goal", "warren", "envoy", "value", "wanted");
+    let mut text = format!(
+        "\n{:52}{:>11}{:>11}{:>9}{:>10}\n",
+        "goal", "warren", "envoy", "value", "wanted"
+    );
     for goal in goals {
         let wanted = match goal.bound {
             Bound::AtMost(most) => format!("<= {}", shown(Some(most))),
@@ -160,4 +176,3 @@ fn shown(value: Option<f64>) -> String {
         Some(value) => format!("{value:.2}"),
     }
 }
-

@@ -90,8 +90,18 @@ impl Measured {
 /// What people look for first comes first.
 fn rank(figure: &'static str) -> (usize, &'static str) {
     const ORDER: [&str; 12] = [
-        "requests/s", "connections/s", "Gbit/s", "p50 µs", "p99 µs", "p99.9 µs", "p50 ms",
-        "p99 ms", "CPU s/100k", "CPU s/GB", "of it user", "",
+        "requests/s",
+        "connections/s",
+        "Gbit/s",
+        "p50 µs",
+        "p99 µs",
+        "p99.9 µs",
+        "p50 ms",
+        "p99 ms",
+        "CPU s/100k",
+        "CPU s/GB",
+        "of it user",
+        "",
     ];
     let place = ORDER.iter().position(|known| *known == figure);
     (place.unwrap_or(ORDER.len()), figure)

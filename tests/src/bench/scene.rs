@@ -78,13 +78,20 @@ impl Scene {
         };
         let mut servers = plain.serve(cluster.folder())?;
         let meshed = if mesh {
-            let pods = Pair { client: a.pod("client")?, server: b.pod("server")? };
+            let pods = Pair {
+                client: a.pod("client")?,
+                server: b.pod("server")?,
+            };
             servers.extend(pods.serve(cluster.folder())?);
             Some(enrol(cluster, pods, [a, b])?)
         } else {
             None
         };
-        Ok(Self { meshed, plain, _servers: servers })
+        Ok(Self {
+            meshed,
+            plain,
+            _servers: servers,
+        })
     }
 }
 
@@ -119,7 +126,9 @@ impl Pair {
     fn serve(&self, folder: &Path) -> Result<Vec<Process>> {
         for place in [&self.client, &self.server] {
             // New connections at full speed use up the default 28,000 ports, since each stays reserved for a minute.
-            place.namespace().sysctl("net/ipv4/ip_local_port_range", "18000 65535")?;
+            place
+                .namespace()
+                .sysctl("net/ipv4/ip_local_port_range", "18000 65535")?;
             place.namespace().sysctl("net/ipv4/tcp_tw_reuse", "1")?;
             place.namespace().sysctl("net/core/somaxconn", "4096")?;
         }
@@ -177,12 +186,16 @@ pub fn pin(core: Option<usize>) -> Result<usize> {
 
 /// Thousands of connections are thousands of descriptors, in proxies and servers alike.
 pub fn allow_descriptors(count: u64) -> Result<()> {
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("read the limit of descriptors")?;
+    let (soft, hard) =
+        getrlimit(Resource::RLIMIT_NOFILE).context("read the limit of descriptors")?;
     if soft >= count {
         return Ok(());
     }
     if hard < count && setrlimit(Resource::RLIMIT_NOFILE, count, count).is_err() {
-        bail!("{count} descriptors are needed, {hard} allowed; raise the limit with `ulimit -Hn {count}`");
+        bail!(
+            "{count} descriptors are needed, {hard} allowed; raise the limit with `ulimit -Hn {count}`"
+        );
     }
-    setrlimit(Resource::RLIMIT_NOFILE, count, hard.max(count)).context("raise the limit of descriptors")
+    setrlimit(Resource::RLIMIT_NOFILE, count, hard.max(count))
+        .context("raise the limit of descriptors")
 }

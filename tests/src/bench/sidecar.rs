@@ -49,11 +49,22 @@ impl Ports {
         let forwards = |name, offset: u16, application| {
             let between = server.at(base + 100 + offset);
             (
-                Forward { name, listen: local(base + offset), to: between },
-                Forward { name, listen: between, to: local(application) },
+                Forward {
+                    name,
+                    listen: local(base + offset),
+                    to: between,
+                },
+                Forward {
+                    name,
+                    listen: between,
+                    to: local(application),
+                },
             )
         };
-        let (http, bulk) = (forwards("http", 0, HTTP_PORT), forwards("bulk", 1, BULK_PORT));
+        let (http, bulk) = (
+            forwards("http", 0, HTTP_PORT),
+            forwards("bulk", 1, BULK_PORT),
+        );
         Self {
             client: [http.0, bulk.0],
             server: [http.1, bulk.1],
@@ -99,7 +110,12 @@ impl Sidecar {
                 Ok(all && place.namespace().enter(|| listens(forward.listen))??)
             })
         });
-        let said = || format!("{name} said: {}", fs::read_to_string(log).unwrap_or_default());
+        let said = || {
+            format!(
+                "{name} said: {}",
+                fs::read_to_string(log).unwrap_or_default()
+            )
+        };
         listening.with_context(said)?;
         ensure!(process.is_running()?, "{name} ended at once; {}", said());
         Ok(Self { process, cgroup })

@@ -24,8 +24,7 @@ impl CpuTime {
     /// What everything in a cgroup and below it has used so far.
     pub(super) fn of_cgroup(path: &Path) -> Result<Self> {
         let path = path.join("cpu.stat");
-        let text =
-            fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
         let seconds = |name: &str| {
             text.lines()
                 .find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok())

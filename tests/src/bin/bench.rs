@@ -118,18 +118,25 @@ fn main() -> Result<()> {
 fn make(load: &Load) -> Result<()> {
     match *load {
         Load::Drink { port } => flood::drink(port),
-        Load::Pour { to, streams, seconds } => {
-            print(&flood::pour(to, streams, Duration::from_secs(seconds))?)
-        }
-        Load::Fetch { to, seconds } => {
-            print(&fetch::fetch(to, scene::FILE, Duration::from_secs(seconds))?)
-        }
+        Load::Pour {
+            to,
+            streams,
+            seconds,
+        } => print(&flood::pour(to, streams, Duration::from_secs(seconds))?),
+        Load::Fetch { to, seconds } => print(&fetch::fetch(
+            to,
+            scene::FILE,
+            Duration::from_secs(seconds),
+        )?),
         Load::Hold { to, connections } => hold::hold(to, connections),
     }
 }
 
 fn print(seen: &impl serde::Serialize) -> Result<()> {
-    println!("{}", serde_json::to_string(seen).context("encode what was seen")?);
+    println!(
+        "{}",
+        serde_json::to_string(seen).context("encode what was seen")?
+    );
     Ok(())
 }
 
@@ -190,12 +197,27 @@ fn perform(
 
 impl Options {
     fn measures(&self) -> Result<Vec<Measure>> {
-        let mut all: Vec<Measure> = self.connections.iter().copied().map(Measure::Requests).collect();
-        all.extend([Measure::NewConnections, Measure::Bulk(1), Measure::Bulk(8), Measure::File]);
+        let mut all: Vec<Measure> = self
+            .connections
+            .iter()
+            .copied()
+            .map(Measure::Requests)
+            .collect();
+        all.extend([
+            Measure::NewConnections,
+            Measure::Bulk(1),
+            Measure::Bulk(8),
+            Measure::File,
+        ]);
         for name in &self.only {
-            let known = all.iter().any(|measure| measure.to_string().starts_with(name.as_str()));
+            let known = all
+                .iter()
+                .any(|measure| measure.to_string().starts_with(name.as_str()));
             if !known && !"memory".starts_with(name.as_str()) {
-                bail!("no measure begins with {name:?}; there are memory, {}", names(&all));
+                bail!(
+                    "no measure begins with {name:?}; there are memory, {}",
+                    names(&all)
+                );
             }
         }
         all.retain(|measure| self.asks_for(&measure.to_string()));
@@ -214,24 +236,45 @@ impl Options {
         }
     }
 
-    fn rounds_of(&self, measure: Measure, all: &[Contender], cluster: &Cluster) -> Result<Measured> {
+    fn rounds_of(
+        &self,
+        measure: Measure,
+        all: &[Contender],
+        cluster: &Cluster,
+    ) -> Result<Measured> {
         rounds::run(measure, all, self.rounds, self.seconds, cluster.folder())
     }
 
     /// What a reader has to know to judge the figures.
     fn about(&self, core: usize) -> Result<BTreeMap<&'static str, String>> {
-        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").context("read the kernel's release")?;
+        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")
+            .context("read the kernel's release")?;
         let processors = fs::read_to_string("/proc/cpuinfo").context("read the processors")?;
         let model = processors
             .lines()
             .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
             .map_or("unknown", |(_, model)| model);
-        let cores = processors.lines().filter(|line| line.starts_with("processor")).count();
+        let cores = processors
+            .lines()
+            .filter(|line| line.starts_with("processor"))
+            .count();
         let mut about = BTreeMap::from([
             ("kernel", kernel.trim().to_owned()),
-            ("processor", format!("{model}, {cores} cores, everything on core {core}")),
-            ("rounds", format!("{} of {} s, interleaved, medians", self.rounds, self.seconds)),
-            ("warren", version(&mesh_tests::host::binary::warren()?, "--version")),
+            (
+                "processor",
+                format!("{model}, {cores} cores, everything on core {core}"),
+            ),
+            (
+                "rounds",
+                format!(
+                    "{} of {} s, interleaved, medians",
+                    self.rounds, self.seconds
+                ),
+            ),
+            (
+                "warren",
+                version(&mesh_tests::host::binary::warren()?, "--version"),
+            ),
         ]);
         if let Some(envoy) = &self.envoy {
             about.insert("envoy", version(envoy, "--version"));
@@ -246,9 +289,16 @@ impl Options {
 /// The first line that a program says about its version.
 fn version(program: &std::path::Path, flag: &str) -> String {
     let output = run(&program.to_string_lossy(), &[flag]).unwrap_or_default();
-    let line = output.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
+    let line = output
+        .lines()
+        .find(|line| !line.trim().is_empty())
+        .unwrap_or_default();
     // Envoy names its own path first.
-    line.rsplit("version: ").next().unwrap_or(line).trim().to_owned()
+    line.rsplit("version: ")
+        .next()
+        .unwrap_or(line)
+        .trim()
+        .to_owned()
 }
 
 fn names(measures: &[Measure]) -> String {

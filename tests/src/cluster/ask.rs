@@ -96,6 +96,20 @@ impl Node {
             .unwrap_or_default())
     }
 
+    /// Waits until the kernel half has done something at least so often; gives how often. Counters are read now and then.
+    pub fn wait_kernel_count(&self, reason: &str, least: u64) -> Result<u64> {
+        let mut last = 0;
+        eventually(
+            &format!("node {}: {reason} is counted {least} times", self.name()),
+            Duration::from_secs(8),
+            || {
+                last = self.kernel_count(reason)?;
+                Ok((last >= least).then_some(last))
+            },
+        )
+        .with_context(|| format!("it was counted {last} times"))
+    }
+
     /// The metrics, as Prometheus would read them.
     pub fn metrics(&self) -> Result<String> {
         let (code, body) = self.http(METRICS, "/metrics")?;

@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, ensure};
 
 use crate::host::cgroup::Cgroup;
 use crate::host::leak;
@@ -182,7 +182,15 @@ impl Cluster {
         for node in self.nodes.values() {
             node.start()?;
         }
-        self.wait_ready()
+        self.wait_ready()?;
+        for node in self.nodes.values() {
+            let problems = node.status()?.configuration.problems;
+            ensure!(
+                problems.is_empty(),
+                "the story's configuration has mistakes: {problems:?}"
+            );
+        }
+        Ok(())
     }
 
     /// Waits until every node is ready and has enrolled all of its workloads.

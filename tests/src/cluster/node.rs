@@ -185,7 +185,8 @@ impl Node {
             .args(["--health-listen", &format!("0.0.0.0:{HEALTH}")])
             .env(
                 "WARREN_LOG",
-                std::env::var_os("WARREN_LOG").unwrap_or_else(|| "debug,aya=info,aya_obj=info,rustls=info".into()),
+                std::env::var_os("WARREN_LOG")
+                    .unwrap_or_else(|| "debug,aya=info,aya_obj=info,rustls=info".into()),
             )
             .namespace(self.namespace.name())
             .cgroup(&self.system_cgroup()?)
@@ -348,10 +349,14 @@ impl Node {
     /// The end of the agent's log, for a story that failed.
     pub fn log_tail(&self) -> String {
         let log = fs::read_to_string(self.log()).unwrap_or_default();
+        let flows = self
+            .cli(&["flows", "--last", "15"])
+            .map(|output| output.stdout)
+            .unwrap_or_default();
         format!(
-            "--- log of node {}, its end\n{}\n",
-            self.name,
-            last_lines(&log, 80)
+            "--- log of node {name}, its end\n{}\n--- flows of node {name}, the last\n{flows}\n",
+            last_lines(&log, 80),
+            name = self.name
         )
     }
 

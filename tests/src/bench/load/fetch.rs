@@ -28,10 +28,11 @@ pub struct Seen {
 
 /// Runs [`fetch`] in a pod.
 pub fn run(client: &Place, to: SocketAddr, seconds: u32) -> Result<Seen> {
-    measured(&program(client)?.args(["fetch", "--to", &to.to_string()]).args([
-        "--seconds",
-        &seconds.to_string(),
-    ]))
+    measured(
+        &program(client)?
+            .args(["fetch", "--to", &to.to_string()])
+            .args(["--seconds", &seconds.to_string()]),
+    )
 }
 
 /// Fetches for a time.
@@ -43,14 +44,22 @@ pub fn fetch(to: SocketAddr, path: &str, time: Duration) -> Result<Seen> {
     let (began, mut times, mut bytes) = (Instant::now(), Vec::new(), 0);
     while began.elapsed() < time {
         let asked = Instant::now();
-        reader.get_mut().write_all(request.as_bytes()).context("ask")?;
+        reader
+            .get_mut()
+            .write_all(request.as_bytes())
+            .context("ask")?;
         bytes += body(&mut reader)?;
         times.push(asked.elapsed());
     }
     let seconds = began.elapsed().as_secs_f64();
     times.sort_unstable();
     let millis = |share| percentile(&times, share).as_secs_f64() * 1e3;
-    Ok(Seen { bytes, seconds, p50_ms: millis(0.5), p99_ms: millis(0.99) })
+    Ok(Seen {
+        bytes,
+        seconds,
+        p50_ms: millis(0.5),
+        p99_ms: millis(0.99),
+    })
 }
 
 /// Reads one answer; gives the length of its body.
@@ -72,6 +81,9 @@ fn body(reader: &mut BufReader<TcpStream>) -> Result<u64> {
     }
     let length = length.ok_or_else(|| anyhow!("the answer has no length"))?;
     let copied = std::io::copy(&mut reader.by_ref().take(length), &mut std::io::sink());
-    ensure!(copied.context("read the body")? == length, "the body ended early");
+    ensure!(
+        copied.context("read the body")? == length,
+        "the body ended early"
+    );
     Ok(length)
 }

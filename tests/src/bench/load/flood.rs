@@ -25,12 +25,16 @@ pub struct Seen {
 
 /// Runs [`pour`] in a pod.
 pub fn run(client: &Place, to: SocketAddr, streams: u32, seconds: u32) -> Result<Seen> {
-    measured(&program(client)?.args(["pour", "--to", &to.to_string()]).args([
-        "--streams",
-        &streams.to_string(),
-        "--seconds",
-        &seconds.to_string(),
-    ]))
+    measured(
+        &program(client)?
+            .args(["pour", "--to", &to.to_string()])
+            .args([
+                "--streams",
+                &streams.to_string(),
+                "--seconds",
+                &seconds.to_string(),
+            ]),
+    )
 }
 
 /// Takes connections for ever: reads each to its end, then says how many bytes there were.
@@ -65,9 +69,14 @@ pub fn pour(to: SocketAddr, streams: u32, time: Duration) -> Result<Seen> {
         .collect();
     let mut bytes = 0;
     for thread in threads {
-        bytes += thread.join().map_err(|_panic| anyhow!("a stream panicked"))??;
+        bytes += thread
+            .join()
+            .map_err(|_panic| anyhow!("a stream panicked"))??;
     }
-    Ok(Seen { bytes, seconds: began.elapsed().as_secs_f64() })
+    Ok(Seen {
+        bytes,
+        seconds: began.elapsed().as_secs_f64(),
+    })
 }
 
 fn send(to: SocketAddr, until: Instant) -> Result<u64> {

@@ -19,7 +19,13 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Opens connections in a pod; comes back when they are open. They close when the process is ended.
 pub fn start(client: &Place, to: SocketAddr, connections: u32) -> Result<Process> {
     let process = program(client)?
-        .args(["hold", "--to", &to.to_string(), "--connections", &connections.to_string()])
+        .args([
+            "hold",
+            "--to",
+            &to.to_string(),
+            "--connections",
+            &connections.to_string(),
+        ])
         .start()?;
     let line = process.line(PATIENCE)?;
     ensure!(line == READY, "holding connections began with {line:?}");
@@ -27,20 +33,27 @@ pub fn start(client: &Place, to: SocketAddr, connections: u32) -> Result<Process
 }
 
 /// Opens connections and holds them until standard input ends.
-#[expect(clippy::print_stdout, reason = "whoever started this waits for the word")]
+#[expect(
+    clippy::print_stdout,
+    reason = "whoever started this waits for the word"
+)]
 pub fn hold(to: SocketAddr, connections: u32) -> Result<()> {
     let held: Vec<TcpStream> = (0..connections)
         .map(|number| open(to).with_context(|| format!("connection {number} to {to}")))
         .collect::<Result<_>>()?;
     println!("{READY}");
-    stdin().read_to_end(&mut Vec::new()).context("wait for the end")?;
+    stdin()
+        .read_to_end(&mut Vec::new())
+        .context("wait for the end")?;
     drop(held);
     Ok(())
 }
 
 fn open(to: SocketAddr) -> Result<TcpStream> {
     let mut stream = TcpStream::connect(to).context("dial")?;
-    stream.set_read_timeout(Some(PATIENCE)).context("set the patience")?;
+    stream
+        .set_read_timeout(Some(PATIENCE))
+        .context("set the patience")?;
     stream
         .write_all(b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n")
         .context("ask")?;

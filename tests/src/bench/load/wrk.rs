@@ -50,7 +50,11 @@ pub struct Amount {
 
 /// Runs it.
 pub fn run(client: &Place, to: SocketAddr, folder: &Path, amount: Amount) -> Result<Seen> {
-    let Amount { connections, seconds, close } = amount;
+    let Amount {
+        connections,
+        seconds,
+        close,
+    } = amount;
     let script = folder.join("wrk.lua");
     fs::write(&script, SCRIPT).with_context(|| format!("write {}", script.display()))?;
     let mut launch = client
@@ -62,7 +66,8 @@ pub fn run(client: &Place, to: SocketAddr, folder: &Path, amount: Amount) -> Res
     if close {
         launch = launch.args(["--header", "Connection: close"]);
     }
-    let seen: Seen = measured(&launch.args([format!("http://{to}{}", super::super::scene::SMALL)]))?;
+    let seen: Seen =
+        measured(&launch.args([format!("http://{to}{}", super::super::scene::SMALL)]))?;
     ensure!(seen.requests > 0, "no request was answered by {to}");
     Ok(seen)
 }
