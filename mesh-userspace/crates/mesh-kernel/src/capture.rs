@@ -161,10 +161,7 @@ impl Kernel {
     /// # Errors
     /// The workload is not known, or a step failed; call it again then.
     pub fn release(&mut self, id: WorkloadId) -> Result<(), KernelError> {
-        let workload = self
-            .workloads
-            .get(&id)
-            .ok_or(KernelError::Unknown { id })?;
+        let workload = self.workloads.get(&id).ok_or(KernelError::Unknown { id })?;
         if workload.stage != Stage::Leaving {
             self.unenrol(id)?;
         }
@@ -225,13 +222,17 @@ impl Kernel {
             .into_iter()
             .filter(|each| !each.remote.ip().is_loopback() && !own.contains(&each.remote.ip()))
             .flat_map(|each| {
-                workload.memory.pairs.iter().map(move |pair| EstablishedKey {
-                    interface: pair.outside,
-                    local: to_bytes(each.local.ip()),
-                    remote: to_bytes(each.remote.ip()),
-                    local_port: each.local.port(),
-                    remote_port: each.remote.port(),
-                })
+                workload
+                    .memory
+                    .pairs
+                    .iter()
+                    .map(move |pair| EstablishedKey {
+                        interface: pair.outside,
+                        local: to_bytes(each.local.ip()),
+                        remote: to_bytes(each.remote.ip()),
+                        local_port: each.local.port(),
+                        remote_port: each.remote.port(),
+                    })
             })
             .collect())
     }

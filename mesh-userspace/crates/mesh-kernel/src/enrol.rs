@@ -31,9 +31,7 @@ use crate::types::{
     EnrolRequest, GuardPlacement, GuardedInterface, Listener, ListenerKind, Prepared, Target,
 };
 use crate::undo::Undo;
-use crate::workload::{
-    Enrolled, Stage, families, guard, guard_pin, ingress_pin, listener_key,
-};
+use crate::workload::{Enrolled, Stage, families, guard, guard_pin, ingress_pin, listener_key};
 
 impl Kernel {
     /// Prepares a workload: guard, delivery, listeners, ingress. It is not captured before [`Self::activate`], unless an
@@ -151,7 +149,10 @@ impl Kernel {
             name: exit.name,
             inside: exit.pair.inside,
         });
-        Ok((workload, GuardPlacement::HostInterfaces(interfaces.collect())))
+        Ok((
+            workload,
+            GuardPlacement::HostInterfaces(interfaces.collect()),
+        ))
     }
 
     /// Writes down what will be changed, before anything is: an agent that dies on the way is cleaned up after.
@@ -172,8 +173,10 @@ impl Kernel {
                 .visit(sysctls::read)
                 .map_err(|source| step_failed(id, "read the sysctls", source))?,
         };
-        let mut addresses: Vec<IpAddr> =
-            exits.iter().flat_map(|exit| exit.addresses.clone()).collect();
+        let mut addresses: Vec<IpAddr> = exits
+            .iter()
+            .flat_map(|exit| exit.addresses.clone())
+            .collect();
         addresses.sort_by_key(IpAddr::is_ipv6);
         let memory = Memory {
             key,
@@ -249,14 +252,16 @@ impl Kernel {
     fn keep(&self, workload: &mut Enrolled, attached: Attached, undo: &mut Undo) {
         if attached.new {
             let name = attached.link.name().to_owned();
-            undo.note("link", move |kernel| match Link::open(&kernel.pins, &name) {
-                Ok(link) => link.remove(),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-                Err(source) => Err(KernelError::Bpf {
-                    operation: "open the pin of",
-                    object: format!("program {name}"),
-                    source,
-                }),
+            undo.note("link", move |kernel| {
+                match Link::open(&kernel.pins, &name) {
+                    Ok(link) => link.remove(),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                    Err(source) => Err(KernelError::Bpf {
+                        operation: "open the pin of",
+                        object: format!("program {name}"),
+                        source,
+                    }),
+                }
             });
         }
         workload.links.push(attached.link);

@@ -70,19 +70,25 @@ pub enum KernelError {
         root: PathBuf,
     },
     /// The workload has no address.
-    #[error("workload {id} has no interface with an address; connect its network, then enrol it again")]
+    #[error(
+        "workload {id} has no interface with an address; connect its network, then enrol it again"
+    )]
     NoAddress {
         /// The workload.
         id: WorkloadId,
     },
     /// The workload's loopback interface is down, so that nothing could be delivered to it.
-    #[error("the loopback interface of workload {id} is down; run `ip link set lo up` in its namespace")]
+    #[error(
+        "the loopback interface of workload {id} is down; run `ip link set lo up` in its namespace"
+    )]
     LoopbackDown {
         /// The workload.
         id: WorkloadId,
     },
     /// The workload has an interface whose other end is not in this node's namespace: nothing could be held back there.
-    #[error("interface {interface} of workload {id} ({kind}) has no host end in this node's network namespace, so its guard would have no place; only veth pairs to the node can be enrolled")]
+    #[error(
+        "interface {interface} of workload {id} ({kind}) has no host end in this node's network namespace, so its guard would have no place; only veth pairs to the node can be enrolled"
+    )]
     NoHostEnd {
         /// The workload.
         id: WorkloadId,
@@ -114,7 +120,9 @@ pub enum KernelError {
         id: WorkloadId,
     },
     /// An address that another workload of the node already has.
-    #[error("{address} already belongs to workload {other}; two workloads of a node cannot share {address}")]
+    #[error(
+        "{address} already belongs to workload {other}; two workloads of a node cannot share {address}"
+    )]
     AddressTaken {
         /// The address, and the port of a host service.
         address: String,
@@ -130,7 +138,9 @@ pub enum KernelError {
         asked: WorkloadId,
     },
     /// The number stands for another target.
-    #[error("number {id} belongs to another workload that is enrolled or leaving; choose a free one")]
+    #[error(
+        "number {id} belongs to another workload that is enrolled or leaving; choose a free one"
+    )]
     IdTaken {
         /// The number.
         id: WorkloadId,

@@ -116,7 +116,10 @@ mod tests {
             assert!(all.contains(&client), "{client:?}");
             assert!(all.contains(&server), "{server:?}");
         }
-        assert!(all.iter().all(|c| c.local.port() != port || c.remote.port() != 0));
+        assert!(
+            all.iter()
+                .all(|c| c.local.port() != port || c.remote.port() != 0)
+        );
         Ok(())
     }
 }

@@ -31,9 +31,8 @@ impl EventStream {
         let open = || -> io::Result<Self> {
             let fd = map.fd().as_fd().try_clone_to_owned()?;
             // SAFETY: the stream owns the duplicate and never closes or replaces it while it is registered.
-            let ready = unsafe {
-                AsyncFd::register_with_interest(fd.try_clone()?, Interest::READABLE)
-            }?;
+            let ready =
+                unsafe { AsyncFd::register_with_interest(fd.try_clone()?, Interest::READABLE) }?;
             let map = MapData::from_fd(fd).map_err(io::Error::other)?;
             let ring = RingBuf::try_from(Map::RingBuf(map)).map_err(io::Error::other)?;
             Ok(Self { ring, ready })
@@ -154,7 +153,10 @@ mod tests {
         let drop = parse(&bytes(event())).expect("a drop");
         assert_eq!(drop.reason, Reason::UncapturedTcp);
         assert_eq!(drop.workload, Some(WorkloadId(7)));
-        assert_eq!(drop.source, Some("10.0.0.1:4242".parse().expect("an address")));
+        assert_eq!(
+            drop.source,
+            Some("10.0.0.1:4242".parse().expect("an address"))
+        );
         assert_eq!(drop.destination, "10.0.0.2:80".parse().expect("an address"));
         assert_eq!(drop.pid, None);
     }

@@ -95,7 +95,11 @@ impl Filter {
         self.own_qdisc |= older.is_some_and(|older| older.own_qdisc);
     }
 
-    fn visit<T: Send>(&self, gone: T, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    fn visit<T: Send>(
+        &self,
+        gone: T,
+        work: impl FnOnce() -> io::Result<T> + Send,
+    ) -> io::Result<T> {
         match &self.place {
             Some(place) => place.visit(work),
             None => Ok(gone),

@@ -107,7 +107,10 @@ impl Kernel {
             fail_at: None,
         };
         kernel.configure()?;
-        kernel.maps.mesh_cgroups.set(&agent_id, &options.generation)?;
+        kernel
+            .maps
+            .mesh_cgroups
+            .set(&agent_id, &options.generation)?;
         cgroup::join(&agent)?;
         for old in &older {
             kernel.replace_layout(old)?;
@@ -134,7 +137,8 @@ impl Kernel {
         let mut names = Pins::names(&old.links());
         names.sort_by_key(|name| !name.starts_with(program::GUARD));
         for name in names {
-            let (Some(program), Ok(link)) = (Programs::of_pin(&name), Link::open(old, &name)) else {
+            let (Some(program), Ok(link)) = (Programs::of_pin(&name), Link::open(old, &name))
+            else {
                 continue;
             };
             if link.info().is_ok_and(|info| info.target == 0) {
@@ -142,11 +146,12 @@ impl Kernel {
                 continue;
             }
             link.update(self.programs.fd(program))?;
-            link.move_to(&self.pins).map_err(|source| KernelError::File {
-                operation: "take over the pin of",
-                path: old.links().join(&name),
-                source,
-            })?;
+            link.move_to(&self.pins)
+                .map_err(|source| KernelError::File {
+                    operation: "take over the pin of",
+                    path: old.links().join(&name),
+                    source,
+                })?;
         }
         for (id, memory) in register::read(old) {
             register::write(&self.pins, id, &memory)?;
@@ -164,7 +169,10 @@ impl Kernel {
     pub(crate) fn attach_node(&mut self) -> Result<(), KernelError> {
         let places = [
             (self.options.mesh_cgroup.clone(), AT_MESH_CGROUP.as_slice()),
-            (self.options.capture_root.clone(), AT_CAPTURE_ROOT.as_slice()),
+            (
+                self.options.capture_root.clone(),
+                AT_CAPTURE_ROOT.as_slice(),
+            ),
         ];
         for (path, programs) in places {
             let id = cgroup::id(&path)?;
@@ -187,7 +195,10 @@ impl Kernel {
     fn recall(&mut self) {
         let guarded: HashMap<u32, _> = self.maps.guarded.entries().into_iter().collect();
         for (id, memory) in register::read(&self.pins) {
-            let guard = memory.pairs.iter().find_map(|pair| guarded.get(&pair.outside));
+            let guard = memory
+                .pairs
+                .iter()
+                .find_map(|pair| guarded.get(&pair.outside));
             let captured = self.is_captured(memory.key);
             self.workloads.insert(
                 id,
@@ -219,7 +230,8 @@ impl Kernel {
             if self.node_links.contains_key(name.as_str()) {
                 continue;
             }
-            let (Some(program), Ok(link)) = (Programs::of_pin(&name), Link::open(&self.pins, &name))
+            let (Some(program), Ok(link)) =
+                (Programs::of_pin(&name), Link::open(&self.pins, &name))
             else {
                 continue;
             };

@@ -172,8 +172,9 @@ impl Link {
     /// Whether the pin is there and stands for this very link.
     pub(crate) fn is_pinned(&self) -> bool {
         match &self.hold {
-            Hold::Filter(filter) => fs::read_link(&self.path)
-                .is_ok_and(|text| text.to_str() == Some(&filter.as_text())),
+            Hold::Filter(filter) => {
+                fs::read_link(&self.path).is_ok_and(|text| text.to_str() == Some(&filter.as_text()))
+            }
             Hold::Link(fd) => bpf::open_pin(&self.path).is_ok_and(|pinned| {
                 match (bpf::object_id(pinned.as_fd()), bpf::object_id(fd.as_fd())) {
                     (Ok(pinned), Ok(own)) => pinned == own,

@@ -92,7 +92,9 @@ pub(crate) fn load(pins: &Pins) -> Result<Object, KernelError> {
     let log = ProgramLog::of(&mut ebpf);
     let mut programs = BTreeMap::new();
     for name in PROGRAMS {
-        let program = ebpf.program_mut(name).ok_or_else(|| missing("program", name))?;
+        let program = ebpf
+            .program_mut(name)
+            .ok_or_else(|| missing("program", name))?;
         load_program(program).map_err(load_error)?;
         let fd = program
             .fd()
@@ -112,12 +114,11 @@ pub(crate) fn load(pins: &Pins) -> Result<Object, KernelError> {
         programs.insert(name, Loaded { fd, id });
     }
     let maps = Maps::take(|name| ebpf.take_map(name).ok_or_else(|| missing("map", name)))?;
-    let events =
-        maps::open(&pins.maps().join(map::EVENTS)).map_err(|source| KernelError::Bpf {
-            operation: "open",
-            object: format!("map {}", map::EVENTS),
-            source,
-        })?;
+    let events = maps::open(&pins.maps().join(map::EVENTS)).map_err(|source| KernelError::Bpf {
+        operation: "open",
+        object: format!("map {}", map::EVENTS),
+        source,
+    })?;
     Ok(Object {
         programs: Programs(programs),
         maps,
@@ -167,10 +168,7 @@ fn check_shapes(pins: &Pins) -> Result<(), KernelError> {
             .zip(found)
             .all(|(wanted, found)| wanted == 0 || wanted == found as usize);
         if !fits {
-            return Err(KernelError::OtherShape {
-                map: name,
-                path,
-            });
+            return Err(KernelError::OtherShape { map: name, path });
         }
     }
     Ok(())

@@ -56,9 +56,9 @@ impl Kernel {
             .enrolled
             .remove_where(|cookie, entry| is_orphan(Key::Namespace(*cookie), entry.id))?;
         self.maps.enrolled_cgroups.remove_where(|cgroup, entry| {
-            known(entry.id).is_none_or(|workload| {
-                !matches!(workload.memory.key, Key::Cgroup { id, .. } if id == *cgroup)
-            })
+            known(entry.id).is_none_or(
+                |workload| !matches!(workload.memory.key, Key::Cgroup { id, .. } if id == *cgroup),
+            )
         })?;
         Ok(())
     }
@@ -128,7 +128,9 @@ impl Kernel {
                 .file_name()
                 .and_then(|name| name.to_str())
                 .is_some_and(|name| name.starts_with("worker-"));
-            if is_worker && Some(&path) != newest.as_ref() && cgroup::is_empty(&path).unwrap_or(false)
+            if is_worker
+                && Some(&path) != newest.as_ref()
+                && cgroup::is_empty(&path).unwrap_or(false)
             {
                 fs::remove_dir(&path).map_err(|source| KernelError::File {
                     operation: "remove cgroup",
@@ -172,8 +174,9 @@ impl Kernel {
         self.workloads
             .iter()
             .filter(|(_, workload)| match &workload.place {
-                Some(Place::Namespace(fd)) => namespace::identity(fd.as_fd())
-                    .is_ok_and(|identity| !used.contains(&identity)),
+                Some(Place::Namespace(fd)) => {
+                    namespace::identity(fd.as_fd()).is_ok_and(|identity| !used.contains(&identity))
+                }
                 _ => false,
             })
             .map(|(id, _)| *id)

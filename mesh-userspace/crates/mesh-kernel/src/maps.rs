@@ -99,14 +99,10 @@ pub(crate) fn shape(name: &str) -> Option<[usize; 3]> {
     use mesh_common::guard::MAX_ESTABLISHED;
     use mesh_common::inbound::{ListenerKey, MAX_INBOUND, MAX_LISTENERS};
     use mesh_common::origin::MAX_FLOWS;
-    use mesh_common::workload::{
-        MAX_DESTINATIONS, MAX_MESH_CGROUPS, MAX_WORKLOADS, NodeConfig,
-    };
+    use mesh_common::workload::{MAX_DESTINATIONS, MAX_MESH_CGROUPS, MAX_WORKLOADS, NodeConfig};
     Some(match name {
         map::CONFIG => [4, size_of::<NodeConfig>(), 1],
-        map::ENROLLED | map::ENROLLED_CGROUPS => {
-            [8, size_of::<Workload>(), MAX_WORKLOADS as usize]
-        }
+        map::ENROLLED | map::ENROLLED_CGROUPS => [8, size_of::<Workload>(), MAX_WORKLOADS as usize],
         map::MESH_CGROUPS => [8, 8, MAX_MESH_CGROUPS as usize],
         map::DESTINATIONS => [size_of::<Prefix>(), 4, MAX_DESTINATIONS as usize],
         map::DIALLED | map::ACCEPTED => [4, size_of::<Origin>(), 0],

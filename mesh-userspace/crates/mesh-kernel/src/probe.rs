@@ -91,8 +91,18 @@ fn rights(features: &mut Features) {
     let effective = effective_capabilities();
     for (name, since, bit, without) in [
         ("CAP_BPF", "5.8", 39, "no program can be loaded"),
-        ("CAP_NET_ADMIN", "", 12, "no program can be attached, no route made"),
-        ("CAP_SYS_ADMIN", "", 21, "no workload's namespace can be entered"),
+        (
+            "CAP_NET_ADMIN",
+            "",
+            12,
+            "no program can be attached, no route made",
+        ),
+        (
+            "CAP_SYS_ADMIN",
+            "",
+            21,
+            "no workload's namespace can be entered",
+        ),
     ] {
         let answer = match &effective {
             Ok(set) if set & (1 << bit) != 0 => Ok("effective".to_owned()),

@@ -69,12 +69,7 @@ fn rank(name: &str) -> u8 {
     }
 }
 
-fn count(
-    counter: &mut usize,
-    left: &mut Vec<String>,
-    name: &str,
-    result: Result<(), KernelError>,
-) {
+fn count(counter: &mut usize, left: &mut Vec<String>, name: &str, result: Result<(), KernelError>) {
     match result {
         Ok(()) => *counter += 1,
         Err(error) => left.push(match std::error::Error::source(&error) {
@@ -110,10 +105,7 @@ fn leave_and_remove_cgroups(mesh: &Path, removed: &mut Removed) {
     {
         removed.left.push(format!("{}: {error}", mesh.display()));
     }
-    for path in cgroup::children(mesh)
-        .into_iter()
-        .chain([mesh.to_owned()])
-    {
+    for path in cgroup::children(mesh).into_iter().chain([mesh.to_owned()]) {
         match remove_cgroup(&path) {
             Ok(()) => removed.cgroups += 1,
             Err(error) => removed.left.push(format!("{}: {error}", path.display())),

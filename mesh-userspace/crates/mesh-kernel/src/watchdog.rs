@@ -44,9 +44,11 @@ impl Kernel {
                 faults.extend(self.workload_faults(*id, workload));
             }
         }
-        if self.workloads.values().any(|workload| {
-            workload.stage == Stage::Active && takes_arrivals(workload)
-        }) {
+        if self
+            .workloads
+            .values()
+            .any(|workload| workload.stage == Stage::Active && takes_arrivals(workload))
+        {
             faults.extend(self.host_link_faults());
         }
         faults
@@ -62,7 +64,12 @@ impl Kernel {
             .collect()
     }
 
-    fn link_fault(&self, workload: Option<WorkloadId>, pin: &str, link: Option<&Link>) -> Option<Fault> {
+    fn link_fault(
+        &self,
+        workload: Option<WorkloadId>,
+        pin: &str,
+        link: Option<&Link>,
+    ) -> Option<Fault> {
         let program = Programs::of_pin(pin)?;
         let found = match link.map(|link| (link.info(), link.is_pinned())) {
             None => "it is not attached".to_owned(),
@@ -102,13 +109,15 @@ impl Kernel {
             faults.push(entry_fault(Some(id), name));
         }
         let listening = self.maps.listeners.keys();
-        let mut wanted = workload.listeners.iter().filter_map(|each| listener_key(id, each));
+        let mut wanted = workload
+            .listeners
+            .iter()
+            .filter_map(|each| listener_key(id, each));
         if wanted.any(|key| !listening.contains(&key)) {
             faults.push(entry_fault(Some(id), map::LISTENERS));
         }
-        let arrives = |key| {
-            matches!(self.maps.inbound.get(key), Ok(Some(value)) if value.workload == id.0)
-        };
+        let arrives =
+            |key| matches!(self.maps.inbound.get(key), Ok(Some(value)) if value.workload == id.0);
         if !workload.inbound_keys().iter().all(arrives) {
             faults.push(entry_fault(Some(id), map::INBOUND));
         }

@@ -89,7 +89,12 @@ impl Enrolled {
         if self.is_host() {
             addresses
                 .iter()
-                .flat_map(|address| self.memory.ports.iter().map(move |port| key(address, *port)))
+                .flat_map(|address| {
+                    self.memory
+                        .ports
+                        .iter()
+                        .map(move |port| key(address, *port))
+                })
                 .collect()
         } else {
             addresses.iter().map(|address| key(address, 0)).collect()

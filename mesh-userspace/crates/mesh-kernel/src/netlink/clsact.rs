@@ -70,10 +70,7 @@ pub(crate) fn attach(interface: u32, program: BorrowedFd<'_>, name: &str) -> io:
 /// Removes our filter.
 pub(crate) fn detach(interface: u32) -> io::Result<()> {
     let mut netlink = Netlink::route()?;
-    match netlink.change(
-        &RouteNetlinkMessage::DelTrafficFilter(filter(interface)),
-        0,
-    ) {
+    match netlink.change(&RouteNetlinkMessage::DelTrafficFilter(filter(interface)), 0) {
         Err(error) if is_gone(&error) => Ok(()),
         other => other,
     }
@@ -106,11 +103,7 @@ pub(crate) fn attached(interface: u32) -> io::Result<Option<u32>> {
     }))
 }
 
-fn filters(
-    netlink: &mut Netlink,
-    interface: u32,
-    parent: TcHandle,
-) -> io::Result<Vec<TcMessage>> {
+fn filters(netlink: &mut Netlink, interface: u32, parent: TcHandle) -> io::Result<Vec<TcMessage>> {
     let mut request = TcMessage::with_index(interface.cast_signed());
     request.header.parent = parent;
     let answers = match netlink.dump(&RouteNetlinkMessage::GetTrafficFilter(request)) {

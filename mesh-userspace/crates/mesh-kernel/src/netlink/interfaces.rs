@@ -137,17 +137,18 @@ pub(crate) fn host_end(
 /// The calling thread's namespace's id for another namespace, if it has given it one.
 fn namespace_id(netlink: &mut Netlink, namespace: BorrowedFd<'_>) -> io::Result<Option<i32>> {
     let mut request = NsidMessage::default();
-    request.attributes.push(NsidAttribute::Fd(
-        namespace.as_raw_fd().cast_unsigned(),
-    ));
+    request
+        .attributes
+        .push(NsidAttribute::Fd(namespace.as_raw_fd().cast_unsigned()));
     let answer = netlink.get(&RouteNetlinkMessage::GetNsId(request))?;
     let Some(RouteNetlinkMessage::NewNsId(answer)) = answer else {
         return Ok(None);
     };
-    Ok(answer.attributes.iter().find_map(|attribute| {
-        match attribute {
+    Ok(answer
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
             NsidAttribute::Id(id) if *id >= 0 => Some(*id),
             _ => None,
-        }
-    }))
+        }))
 }

@@ -10,8 +10,8 @@ use mesh_kernel::{EnrolRequest, GuardMode, ListenerKind, Purpose, Reason, Target
 use socket2::Socket;
 
 use crate::node::{
-    SERVICE, SERVICE6, TUNNEL_PORT, accept, counter, destination, eventually, isolated,
-    listener, origin,
+    SERVICE, SERVICE6, TUNNEL_PORT, accept, counter, destination, eventually, isolated, listener,
+    origin,
 };
 
 #[test]
@@ -26,8 +26,16 @@ fn every_family_of_dial_reaches_the_proxy_with_its_origin() {
             for (dialled, seen, ipv6) in [
                 (SERVICE.to_owned(), SERVICE.to_owned(), false),
                 (SERVICE6.to_owned(), SERVICE6.to_owned(), true),
-                (format!("{}:8080", peer[0]), format!("{}:8080", peer[0]), false),
-                (format!("[{}]:8080", peer[1]), format!("[{}]:8080", peer[1]), true),
+                (
+                    format!("{}:8080", peer[0]),
+                    format!("{}:8080", peer[0]),
+                    false,
+                ),
+                (
+                    format!("[{}]:8080", peer[1]),
+                    format!("[{}]:8080", peer[1]),
+                    true,
+                ),
                 (mapped.clone(), mapped, false),
             ] {
                 let mut client = node.start(0, &format!("dial {dialled}"))?;
@@ -60,10 +68,8 @@ fn what_is_outside_the_mesh_is_left_alone() {
     isolated("capture::what_is_outside_the_mesh_is_left_alone", |node| {
         let mut kernel = node.open()?;
         node.enrol(&mut kernel, 0)?;
-        let mut server = crate::application::Application::start(
-            &node.applications,
-            "serve 10.77.1.1:7070",
-        )?;
+        let mut server =
+            crate::application::Application::start(&node.applications, "serve 10.77.1.1:7070")?;
         server.says()?;
         let mut client = node.start(0, "dial 10.77.1.1:7070")?;
         ensure!(client.says()?.starts_with("connected 10.77.1.2:"));
@@ -87,7 +93,10 @@ fn arrivals_are_given_to_the_tunnel_and_plaintext_listeners() {
                     let asked = SocketAddr::new(address, port);
                     let mut client = node.start(0, &format!("dial {asked}"))?;
                     let mut accepted = accept(listener(&prepared, kind, address.is_ipv6())?)?;
-                    ensure!(accepted.local_addr()? == asked, "the accepted socket's address");
+                    ensure!(
+                        accepted.local_addr()? == asked,
+                        "the accepted socket's address"
+                    );
                     let own = node.pods[0].addresses;
                     ensure!(own.contains(&accepted.peer_addr()?.ip()));
                     accepted.write_all(b"proxied")?;
@@ -125,7 +134,11 @@ fn a_delivery_carries_the_clients_address() {
         node.enrol(&mut kernel, 1)?;
         let mut server = node.start(1, "serve [::]:8080")?;
         server.says()?;
-        for (address, client) in node.pods[1].addresses.into_iter().zip(["192.0.2.7", "2001:db8::7"]) {
+        for (address, client) in node.pods[1]
+            .addresses
+            .into_iter()
+            .zip(["192.0.2.7", "2001:db8::7"])
+        {
             let sockets = kernel.sockets(WorkloadId(2), Purpose::Deliver, address.is_ipv6(), 2)?;
             ensure!(sockets.len() == 2);
             let client: std::net::IpAddr = client.parse()?;
@@ -143,9 +156,12 @@ fn a_delivery_carries_the_clients_address() {
             }
         }
         // A dial of the proxy's own is not captured, and the guard lets it out.
-        let mut outside = crate::application::Application::start(&node.elsewhere, "serve 10.77.1.1:7070")?;
+        let mut outside =
+            crate::application::Application::start(&node.elsewhere, "serve 10.77.1.1:7070")?;
         outside.says()?;
-        let dial = kernel.sockets(WorkloadId(2), Purpose::Dial, false, 1)?.remove(0);
+        let dial = kernel
+            .sockets(WorkloadId(2), Purpose::Dial, false, 1)?
+            .remove(0);
         let socket = Socket::from(dial);
         ensure!(socket.nonblocking()?);
         socket.set_nonblocking(false)?;
@@ -156,50 +172,58 @@ fn a_delivery_carries_the_clients_address() {
 
 #[test]
 fn a_host_service_is_captured_by_its_cgroup() {
-    isolated("capture::a_host_service_is_captured_by_its_cgroup", |node| {
-        let mut kernel = node.open()?;
-        let cgroup = node.applications.join("service");
-        std::fs::create_dir(&cgroup)?;
-        let address = "10.77.1.1".parse()?;
-        let id = WorkloadId(9);
-        let request = |ports| EnrolRequest {
-            id,
-            target: Target::Cgroup {
-                path: cgroup.clone(),
-                addresses: vec![address],
-                ports,
-            },
-            mode: GuardMode::Strict,
-            udp: Udp::Allow,
-        };
-        let prepared = kernel.enrol(request(vec![7070]))?;
-        kernel.activate(id)?;
-        // Its dials.
-        let mut client =
-            crate::application::Application::start(&cgroup, &format!("dial {SERVICE}"))?;
-        let accepted = accept(listener(&prepared, ListenerKind::Outbound, false)?)?;
-        ensure!(destination(&origin(&accepted)?) == SERVICE.parse()?);
-        ensure!(origin(&accepted)?.workload == 9);
-        drop(accepted);
-        ensure!(client.says()?.ends_with(SERVICE));
-        drop(client);
-        // What arrives at its port, and only at that.
-        let mut client = node.start(0, "dial 10.77.1.1:7070")?;
-        accept(listener(&prepared, ListenerKind::Plaintext, false)?)?.write_all(b"proxied")?;
-        client.says()?;
-        ensure!(client.says()? == "got proxied");
-        let mut other = node.start(0, "dial 10.77.1.1:7071")?;
-        ensure!(other.says()?.starts_with("failed ConnectionRefused"));
-        // The node's tunnel listeners take tunnels for all host services.
-        let tunnels = kernel.host_listeners()?;
-        let mut client = node.start(0, &format!("dial 10.77.1.1:{TUNNEL_PORT}"))?;
-        accept(tunnels.iter().find(|each| !each.ipv6).context("a listener")?)?;
-        client.says()?;
-        kernel.unenrol(id)?;
-        kernel.release(id)?;
-        eventually("the service's cgroup can go", || {
-            Ok(std::fs::remove_dir(&cgroup).is_ok())
-        })?;
-        Ok(())
-    });
+    isolated(
+        "capture::a_host_service_is_captured_by_its_cgroup",
+        |node| {
+            let mut kernel = node.open()?;
+            let cgroup = node.applications.join("service");
+            std::fs::create_dir(&cgroup)?;
+            let address = "10.77.1.1".parse()?;
+            let id = WorkloadId(9);
+            let request = |ports| EnrolRequest {
+                id,
+                target: Target::Cgroup {
+                    path: cgroup.clone(),
+                    addresses: vec![address],
+                    ports,
+                },
+                mode: GuardMode::Strict,
+                udp: Udp::Allow,
+            };
+            let prepared = kernel.enrol(request(vec![7070]))?;
+            kernel.activate(id)?;
+            // Its dials.
+            let mut client =
+                crate::application::Application::start(&cgroup, &format!("dial {SERVICE}"))?;
+            let accepted = accept(listener(&prepared, ListenerKind::Outbound, false)?)?;
+            ensure!(destination(&origin(&accepted)?) == SERVICE.parse()?);
+            ensure!(origin(&accepted)?.workload == 9);
+            drop(accepted);
+            ensure!(client.says()?.ends_with(SERVICE));
+            drop(client);
+            // What arrives at its port, and only at that.
+            let mut client = node.start(0, "dial 10.77.1.1:7070")?;
+            accept(listener(&prepared, ListenerKind::Plaintext, false)?)?.write_all(b"proxied")?;
+            client.says()?;
+            ensure!(client.says()? == "got proxied");
+            let mut other = node.start(0, "dial 10.77.1.1:7071")?;
+            ensure!(other.says()?.starts_with("failed ConnectionRefused"));
+            // The node's tunnel listeners take tunnels for all host services.
+            let tunnels = kernel.host_listeners()?;
+            let mut client = node.start(0, &format!("dial 10.77.1.1:{TUNNEL_PORT}"))?;
+            accept(
+                tunnels
+                    .iter()
+                    .find(|each| !each.ipv6)
+                    .context("a listener")?,
+            )?;
+            client.says()?;
+            kernel.unenrol(id)?;
+            kernel.release(id)?;
+            eventually("the service's cgroup can go", || {
+                Ok(std::fs::remove_dir(&cgroup).is_ok())
+            })?;
+            Ok(())
+        },
+    );
 }

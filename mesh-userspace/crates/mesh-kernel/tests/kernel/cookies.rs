@@ -30,7 +30,10 @@ fn a_connection_that_a_syn_cookie_opened_reaches_the_proxy() {
                     let mut client = node.start(0, &format!("dial {asked}"))?;
                     let mut accepted = accept(listener(&prepared, kind, address.is_ipv6())?)
                         .with_context(|| format!("accept what dialled {asked}"))?;
-                    ensure!(accepted.local_addr()? == asked, "the accepted socket's address");
+                    ensure!(
+                        accepted.local_addr()? == asked,
+                        "the accepted socket's address"
+                    );
                     accepted.write_all(b"proxied")?;
                     drop(accepted);
                     client.says()?;
@@ -48,7 +51,9 @@ fn a_connection_that_a_syn_cookie_opened_reaches_the_proxy() {
 /// `SyncookiesRecv` of the enrolled pod.
 fn cookies_received(node: &Node) -> Result<u64> {
     let statistics = node.pods[1].run("cat /proc/net/netstat")?;
-    let mut lines = statistics.lines().filter(|line| line.starts_with("TcpExt:"));
+    let mut lines = statistics
+        .lines()
+        .filter(|line| line.starts_with("TcpExt:"));
     let (names, values) = lines
         .next()
         .zip(lines.next())

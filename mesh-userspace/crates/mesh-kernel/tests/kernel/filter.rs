@@ -48,7 +48,9 @@ fn filters_do_what_links_do() {
         node.pods[1].run("tc filter del dev eth0 ingress")?;
         let faults = kernel.verify();
         ensure!(
-            faults.iter().any(|fault| matches!(fault.part, Part::Link(_))),
+            faults
+                .iter()
+                .any(|fault| matches!(fault.part, Part::Link(_))),
             "{faults:?}"
         );
         repair_all(&mut kernel)?;

@@ -41,7 +41,11 @@ fn past_the_capture_nothing_leaves() {
         let first = &drops[0];
         ensure!(first.reason == Reason::UncapturedTcp && first.workload == Some(ID));
         ensure!(first.destination.ip() == peer[0] && first.protocol == 6);
-        ensure!(first.source.is_some_and(|source| source.ip() == node.pods[0].addresses[0]));
+        ensure!(
+            first
+                .source
+                .is_some_and(|source| source.ip() == node.pods[0].addresses[0])
+        );
         ensure!(first.at.elapsed()? < std::time::Duration::from_secs(60));
         // Permissive lets it pass, and counts it.
         kernel.set_mode(ID, GuardMode::Permissive)?;
@@ -99,30 +103,36 @@ fn older_connections_live_and_new_ones_wait_for_activation() {
 
 #[test]
 fn dials_survive_enrolment_and_un_enrolment() {
-    isolated("guard::dials_survive_enrolment_and_un_enrolment", |node: &mut Node| {
-        let mut kernel = node.open()?;
-        let mut server = node.start(1, "serve [::]:8080")?;
-        server.says()?;
-        let peer = node.pods[1].addresses[0];
-        // The proxy's side of the captured ones: answers whatever comes.
-        let mut client = node.start(0, &format!("loop {peer}:8080"))?;
-        client.says()?;
-        std::thread::sleep(std::time::Duration::from_millis(100));
-        let prepared = kernel.enrol(node.request(0)?)?;
-        let outbound = crate::node::listener(&prepared, mesh_kernel::ListenerKind::Outbound, false)?;
-        let answering = crate::upgrade::answer(outbound)?;
-        kernel.activate(prepared.id)?;
-        // A dial that met the closed guard is sent again by TCP after a second.
-        std::thread::sleep(std::time::Duration::from_millis(1_500));
-        // Leaving is as quiet: dials go straight to the server again.
-        let captured = answering.answered.load(std::sync::atomic::Ordering::Relaxed);
-        ensure!(captured > 0);
-        kernel.unenrol(prepared.id)?;
-        std::thread::sleep(std::time::Duration::from_millis(300));
-        client.go_on()?;
-        let said = client.says()?;
-        drop(answering);
-        ensure!(said.ends_with(" 0"), "{said}");
-        Ok(())
-    });
+    isolated(
+        "guard::dials_survive_enrolment_and_un_enrolment",
+        |node: &mut Node| {
+            let mut kernel = node.open()?;
+            let mut server = node.start(1, "serve [::]:8080")?;
+            server.says()?;
+            let peer = node.pods[1].addresses[0];
+            // The proxy's side of the captured ones: answers whatever comes.
+            let mut client = node.start(0, &format!("loop {peer}:8080"))?;
+            client.says()?;
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            let prepared = kernel.enrol(node.request(0)?)?;
+            let outbound =
+                crate::node::listener(&prepared, mesh_kernel::ListenerKind::Outbound, false)?;
+            let answering = crate::upgrade::answer(outbound)?;
+            kernel.activate(prepared.id)?;
+            // A dial that met the closed guard is sent again by TCP after a second.
+            std::thread::sleep(std::time::Duration::from_millis(1_500));
+            // Leaving is as quiet: dials go straight to the server again.
+            let captured = answering
+                .answered
+                .load(std::sync::atomic::Ordering::Relaxed);
+            ensure!(captured > 0);
+            kernel.unenrol(prepared.id)?;
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            client.go_on()?;
+            let said = client.says()?;
+            drop(answering);
+            ensure!(said.ends_with(" 0"), "{said}");
+            Ok(())
+        },
+    );
 }

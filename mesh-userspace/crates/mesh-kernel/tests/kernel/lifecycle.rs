@@ -22,7 +22,12 @@ fn pinned(pins: &Path) -> Result<(BTreeSet<String>, Vec<u64>)> {
             .nth(1)
             .context("a program id")?;
         programs.push(program.parse()?);
-        names.insert(path.file_name().context("a name")?.to_string_lossy().into_owned());
+        names.insert(
+            path.file_name()
+                .context("a name")?
+                .to_string_lossy()
+                .into_owned(),
+        );
     }
     for entry in std::fs::read_dir(pins.join("v1/workloads"))? {
         names.insert(entry?.file_name().to_string_lossy().into_owned());
@@ -51,7 +56,10 @@ fn leaving_leaves_nothing() {
             map_entries(&node.options.pins)?,
         );
         let prepared = node.enrol(&mut kernel, 0)?;
-        ensure!(node.pods[0].state()? != before.0, "the test sees what enrolment does");
+        ensure!(
+            node.pods[0].state()? != before.0,
+            "the test sees what enrolment does"
+        );
         ensure!(kernel.vanished().is_empty());
         kernel.unenrol(prepared.id)?;
         kernel.release(prepared.id)?;
@@ -68,7 +76,10 @@ fn leaving_leaves_nothing() {
         let (_, programs) = pinned(&node.options.pins)?;
         let removed = mesh_kernel::uninstall(&node.options)?;
         ensure!(removed.left.is_empty(), "{removed:?}");
-        ensure!(removed.links == 9 && removed.maps == 15 && removed.workloads == 1, "{removed:?}");
+        ensure!(
+            removed.links == 9 && removed.maps == 15 && removed.workloads == 1,
+            "{removed:?}"
+        );
         ensure!(node.pods[0].state()? == before.0);
         ensure!(!node.options.mesh_cgroup.exists());
         for program in programs {
@@ -123,56 +134,72 @@ fn every_failing_step_is_taken_back() {
 
 #[test]
 fn what_cannot_be_enrolled_is_refused_in_words() {
-    isolated("lifecycle::what_cannot_be_enrolled_is_refused_in_words", |node| {
-        let mut kernel = node.open()?;
-        let id = WorkloadId(1);
-        // The node's own namespace.
-        let mut request = node.request(0)?;
-        let own = std::fs::File::open("/proc/self/ns/net")?;
-        request.target = mesh_kernel::Target::NetworkNamespace(own.into());
-        ensure!(matches!(kernel.enrol(request), Err(KernelError::NodeNamespace { .. })));
-        // Something that is no namespace.
-        let mut request = node.request(0)?;
-        request.target = mesh_kernel::Target::NetworkNamespace(std::fs::File::open("/dev/null")?.into());
-        ensure!(matches!(kernel.enrol(request), Err(KernelError::Namespace { .. })));
-        // Loopback down.
-        node.pods[0].run("ip link set lo down")?;
-        ensure!(matches!(
-            kernel.enrol(node.request(0)?),
-            Err(KernelError::LoopbackDown { .. })
-        ));
-        node.pods[0].run("ip link set lo up")?;
-        // A way out that could not be guarded.
-        node.pods[0].run("ip link add link eth0 name inner type macvlan")?;
-        node.pods[0].run("ip link add nested type veth peer name inside")?;
-        let allowed = kernel.enrol(node.request(0)?)?;
-        kernel.release(allowed.id)?;
-        run(&format!("ip link add link wk1 name mv0 netns {} type macvlan", node.pods[0].pid()))?;
-        ensure!(matches!(
-            kernel.enrol(node.request(0)?),
-            Err(KernelError::NoHostEnd { .. })
-        ));
-        node.pods[0].run("ip link del mv0")?;
-        // Numbers.
-        let prepared = node.enrol(&mut kernel, 0)?;
-        let mut request = node.request(0)?;
-        request.id = WorkloadId(77);
-        ensure!(matches!(
-            kernel.enrol(request),
-            Err(KernelError::OtherId { known, .. }) if known == id
-        ));
-        let mut request = node.request(1)?;
-        request.id = id;
-        ensure!(matches!(kernel.enrol(request), Err(KernelError::IdTaken { .. })));
-        ensure!(matches!(
-            kernel.activate(WorkloadId(5)),
-            Err(KernelError::Unknown { .. })
-        ));
-        // A pod that is gone.
-        ensure!(kernel.vanished().is_empty());
-        drop(prepared);
-        Ok(())
-    });
+    isolated(
+        "lifecycle::what_cannot_be_enrolled_is_refused_in_words",
+        |node| {
+            let mut kernel = node.open()?;
+            let id = WorkloadId(1);
+            // The node's own namespace.
+            let mut request = node.request(0)?;
+            let own = std::fs::File::open("/proc/self/ns/net")?;
+            request.target = mesh_kernel::Target::NetworkNamespace(own.into());
+            ensure!(matches!(
+                kernel.enrol(request),
+                Err(KernelError::NodeNamespace { .. })
+            ));
+            // Something that is no namespace.
+            let mut request = node.request(0)?;
+            request.target =
+                mesh_kernel::Target::NetworkNamespace(std::fs::File::open("/dev/null")?.into());
+            ensure!(matches!(
+                kernel.enrol(request),
+                Err(KernelError::Namespace { .. })
+            ));
+            // Loopback down.
+            node.pods[0].run("ip link set lo down")?;
+            ensure!(matches!(
+                kernel.enrol(node.request(0)?),
+                Err(KernelError::LoopbackDown { .. })
+            ));
+            node.pods[0].run("ip link set lo up")?;
+            // A way out that could not be guarded.
+            node.pods[0].run("ip link add link eth0 name inner type macvlan")?;
+            node.pods[0].run("ip link add nested type veth peer name inside")?;
+            let allowed = kernel.enrol(node.request(0)?)?;
+            kernel.release(allowed.id)?;
+            run(&format!(
+                "ip link add link wk1 name mv0 netns {} type macvlan",
+                node.pods[0].pid()
+            ))?;
+            ensure!(matches!(
+                kernel.enrol(node.request(0)?),
+                Err(KernelError::NoHostEnd { .. })
+            ));
+            node.pods[0].run("ip link del mv0")?;
+            // Numbers.
+            let prepared = node.enrol(&mut kernel, 0)?;
+            let mut request = node.request(0)?;
+            request.id = WorkloadId(77);
+            ensure!(matches!(
+                kernel.enrol(request),
+                Err(KernelError::OtherId { known, .. }) if known == id
+            ));
+            let mut request = node.request(1)?;
+            request.id = id;
+            ensure!(matches!(
+                kernel.enrol(request),
+                Err(KernelError::IdTaken { .. })
+            ));
+            ensure!(matches!(
+                kernel.activate(WorkloadId(5)),
+                Err(KernelError::Unknown { .. })
+            ));
+            // A pod that is gone.
+            ensure!(kernel.vanished().is_empty());
+            drop(prepared);
+            Ok(())
+        },
+    );
 }
 
 #[test]
@@ -210,7 +237,10 @@ fn a_pod_that_is_gone_is_noticed() {
         let prepared = node.enrol(&mut kernel, 0)?;
         ensure!(kernel.vanished().is_empty());
         // While it lives nobody else may have its addresses.
-        node.pods[1].run(&format!("ip addr add {}/32 dev eth0", node.pods[0].addresses[0]))?;
+        node.pods[1].run(&format!(
+            "ip addr add {}/32 dev eth0",
+            node.pods[0].addresses[0]
+        ))?;
         ensure!(matches!(
             kernel.enrol(node.request(1)?),
             Err(KernelError::AddressTaken { other, .. }) if other == prepared.id
@@ -232,5 +262,8 @@ fn everything_that_is_needed_is_found_here() {
     let missing = features.missing();
     assert!(missing.is_empty(), "{missing:#?}");
     assert!(features.0.len() > 10);
-    assert!(features.0.iter().all(|feature| feature.present), "{features:#?}");
+    assert!(
+        features.0.iter().all(|feature| feature.present),
+        "{features:#?}"
+    );
 }

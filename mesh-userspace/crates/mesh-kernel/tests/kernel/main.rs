@@ -5,6 +5,7 @@
 
 mod application;
 mod capture;
+mod cookies;
 mod filter;
 mod guard;
 mod lifecycle;

@@ -53,69 +53,81 @@ pub(crate) fn answer(listener: &Listener) -> Result<Answering> {
 
 #[test]
 fn a_new_agent_adopts_everything_without_a_pause() {
-    isolated("upgrade::a_new_agent_adopts_everything_without_a_pause", |node| {
-        let mut first = node.open()?;
-        let old = node.enrol(&mut first, 0)?;
-        let old_proxy = answer(listener(&old, ListenerKind::Outbound, false)?)?;
-        let mut client = node.start(0, &format!("loop {SERVICE}"))?;
-        client.says()?;
-        std::thread::sleep(Duration::from_millis(100));
+    isolated(
+        "upgrade::a_new_agent_adopts_everything_without_a_pause",
+        |node| {
+            let mut first = node.open()?;
+            let old = node.enrol(&mut first, 0)?;
+            let old_proxy = answer(listener(&old, ListenerKind::Outbound, false)?)?;
+            let mut client = node.start(0, &format!("loop {SERVICE}"))?;
+            client.says()?;
+            std::thread::sleep(Duration::from_millis(100));
 
-        node.options.generation = 2;
-        let mut second = node.open()?;
-        ensure!(first.is_superseded() && !second.is_superseded());
-        ensure!(first.verify().is_empty(), "the old agent leaves the new one's programs alone");
-        first.maintain()?;
-        let target = node.pods[0].target()?;
-        ensure!(second.known_id(&target)? == Some(old.id));
-        ensure!(second.known() == [old.id]);
-        drop(first);
-        std::thread::sleep(Duration::from_millis(100));
-        let new = second.enrol(node.request(0)?)?;
-        ensure!(new.adopted && new.addresses == old.addresses);
-        let new_proxy = answer(listener(&new, ListenerKind::Outbound, false)?)?;
-        let before = old_proxy.answered.load(Ordering::Relaxed);
-        std::thread::sleep(Duration::from_millis(100));
-        ensure!(old_proxy.answered.load(Ordering::Relaxed) > before, "not yet switched");
-        ensure!(new_proxy.answered.load(Ordering::Relaxed) == 0);
-        second.activate(new.id)?;
-        std::thread::sleep(Duration::from_millis(200));
-        ensure!(new_proxy.answered.load(Ordering::Relaxed) > 0, "switched");
-        client.go_on()?;
-        let said = client.says()?;
-        ensure!(said.ends_with(" 0"), "{said}");
-        second.maintain()?;
-        let faults = second.verify();
-        ensure!(faults.is_empty(), "{faults:?}");
-        second.unenrol(new.id)?;
-        second.release(new.id)?;
-        Ok(())
-    });
+            node.options.generation = 2;
+            let mut second = node.open()?;
+            ensure!(first.is_superseded() && !second.is_superseded());
+            ensure!(
+                first.verify().is_empty(),
+                "the old agent leaves the new one's programs alone"
+            );
+            first.maintain()?;
+            let target = node.pods[0].target()?;
+            ensure!(second.known_id(&target)? == Some(old.id));
+            ensure!(second.known() == [old.id]);
+            drop(first);
+            std::thread::sleep(Duration::from_millis(100));
+            let new = second.enrol(node.request(0)?)?;
+            ensure!(new.adopted && new.addresses == old.addresses);
+            let new_proxy = answer(listener(&new, ListenerKind::Outbound, false)?)?;
+            let before = old_proxy.answered.load(Ordering::Relaxed);
+            std::thread::sleep(Duration::from_millis(100));
+            ensure!(
+                old_proxy.answered.load(Ordering::Relaxed) > before,
+                "not yet switched"
+            );
+            ensure!(new_proxy.answered.load(Ordering::Relaxed) == 0);
+            second.activate(new.id)?;
+            std::thread::sleep(Duration::from_millis(200));
+            ensure!(new_proxy.answered.load(Ordering::Relaxed) > 0, "switched");
+            client.go_on()?;
+            let said = client.says()?;
+            ensure!(said.ends_with(" 0"), "{said}");
+            second.maintain()?;
+            let faults = second.verify();
+            ensure!(faults.is_empty(), "{faults:?}");
+            second.unenrol(new.id)?;
+            second.release(new.id)?;
+            Ok(())
+        },
+    );
 }
 
 #[test]
 fn pins_of_another_layout_are_replaced_closed() {
-    isolated("upgrade::pins_of_another_layout_are_replaced_closed", |node| {
-        let mut first = node.open()?;
-        node.enrol(&mut first, 0)?;
-        drop(first);
-        std::fs::rename(node.options.pins.join("v1"), node.options.pins.join("v0"))?;
-        let mut second = node.open()?;
-        ensure!(!node.options.pins.join("v0").exists());
-        let known = second.known();
-        ensure!(known.len() == 1, "{known:?}");
-        // The new maps know nothing of the workload, so its guard lets nothing out towards anybody.
-        let mut server = node.start(1, "serve [::]:8080")?;
-        server.says()?;
-        let mut client = node.start(0, &format!("dial {}:8080", node.pods[1].addresses[0]))?;
-        ensure!(client.says()?.starts_with("failed TimedOut"));
-        let prepared = node.enrol(&mut second, 0)?;
-        let proxy = answer(listener(&prepared, ListenerKind::Outbound, false)?)?;
-        let mut client = node.start(0, &format!("dial {SERVICE}"))?;
-        ensure!(client.says()?.ends_with(SERVICE));
-        drop(proxy);
-        Ok(())
-    });
+    isolated(
+        "upgrade::pins_of_another_layout_are_replaced_closed",
+        |node| {
+            let mut first = node.open()?;
+            node.enrol(&mut first, 0)?;
+            drop(first);
+            std::fs::rename(node.options.pins.join("v1"), node.options.pins.join("v0"))?;
+            let mut second = node.open()?;
+            ensure!(!node.options.pins.join("v0").exists());
+            let known = second.known();
+            ensure!(known.len() == 1, "{known:?}");
+            // The new maps know nothing of the workload, so its guard lets nothing out towards anybody.
+            let mut server = node.start(1, "serve [::]:8080")?;
+            server.says()?;
+            let mut client = node.start(0, &format!("dial {}:8080", node.pods[1].addresses[0]))?;
+            ensure!(client.says()?.starts_with("failed TimedOut"));
+            let prepared = node.enrol(&mut second, 0)?;
+            let proxy = answer(listener(&prepared, ListenerKind::Outbound, false)?)?;
+            let mut client = node.start(0, &format!("dial {SERVICE}"))?;
+            ensure!(client.says()?.ends_with(SERVICE));
+            drop(proxy);
+            Ok(())
+        },
+    );
 }
 
 /// Detaches a program the way somebody else would: through its pin.
@@ -127,9 +139,7 @@ fn detach(kernel_pins: &std::path::Path, pin: &str) -> Result<()> {
 
 fn repair_all(kernel: &mut Kernel) -> Result<()> {
     for fault in kernel.verify() {
-        kernel
-            .repair(&fault)
-            .with_context(|| fault.to_string())?;
+        kernel.repair(&fault).with_context(|| fault.to_string())?;
     }
     let faults = kernel.verify();
     ensure!(faults.is_empty(), "{faults:?}");
@@ -152,7 +162,9 @@ fn the_watchdog_notices_and_repairs() {
             detach(&pins, name)?;
             let faults = kernel.verify();
             ensure!(
-                faults.iter().any(|fault| fault.part == Part::Link(name.clone())),
+                faults
+                    .iter()
+                    .any(|fault| fault.part == Part::Link(name.clone())),
                 "{name}: {faults:?}"
             );
             repair_all(&mut kernel).with_context(|| name.clone())?;
