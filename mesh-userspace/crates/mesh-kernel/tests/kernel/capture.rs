@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 
 use anyhow::{Context, Result, ensure};
 use mesh_core::workload::WorkloadId;
-use mesh_kernel::{EnrolRequest, GuardMode, ListenerKind, Purpose, Reason, Target, Udp};
+use mesh_kernel::{Class, EnrolRequest, GuardMode, ListenerKind, Purpose, Reason, Target, Udp};
 use socket2::Socket;
 
 use crate::node::{
@@ -73,6 +73,39 @@ fn what_is_outside_the_mesh_is_left_alone() {
         server.says()?;
         let mut client = node.start(0, "dial 10.77.1.1:7070")?;
         ensure!(client.says()?.starts_with("connected 10.77.1.2:"));
+        ensure!(counter(&kernel, WorkloadId(1), Reason::Bypassed) == 1);
+        Ok(())
+    });
+}
+
+#[test]
+fn destinations_change_class_and_go() {
+    isolated("capture::destinations_change_class_and_go", |node| {
+        let mut kernel = node.open()?;
+        let prepared = node.enrol(&mut kernel, 0)?;
+        let mut server =
+            crate::application::Application::start(&node.applications, "serve 10.77.1.1:7070")?;
+        server.says()?;
+        let dial = "dial 10.77.1.1:7070";
+        let network: ipnet::IpNet = "10.77.1.0/29".parse()?;
+        kernel.set_destinations(&[(network, Class::Deny)].into())?;
+        let said = node.start(0, dial)?.says()?;
+        ensure!(said.starts_with("failed ConnectionRefused"), "{said}");
+        ensure!(counter(&kernel, WorkloadId(1), Reason::DestinationDenied) == 1);
+        // The longest prefix decides.
+        kernel.set_destinations(
+            &[
+                (network, Class::Deny),
+                ("10.77.1.1/32".parse()?, Class::Capture),
+            ]
+            .into(),
+        )?;
+        let mut client = node.start(0, dial)?;
+        accept(listener(&prepared, ListenerKind::Outbound, false)?)?;
+        ensure!(client.says()?.ends_with(" 10.77.1.1:7070"));
+        kernel.set_destinations(&std::collections::BTreeMap::new())?;
+        let mut client = node.start(0, dial)?;
+        ensure!(client.says()?.starts_with("connected"));
         ensure!(counter(&kernel, WorkloadId(1), Reason::Bypassed) == 1);
         Ok(())
     });
