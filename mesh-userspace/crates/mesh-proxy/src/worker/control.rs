@@ -144,18 +144,24 @@ impl Control<'_> {
             .map_err(|error| format!("a descriptor of {name} is not a listener: {error}"))?;
         let served = Served::new(local, own, agent.clone(), &self.shared.counters);
         let enrolling = Enrolling::new(Arc::clone(&served), agent);
-        self.threads
-            .send_listeners(&listeners, |listeners| {
-                Command::Enrol(Arc::clone(&enrolling), listeners)
-            })
-            .map_err(|error| {
-                enrolling.abandon();
-                format!("the listeners of {name} cannot be shared among threads: {error}")
-            })?;
+        // Known before anything is accepted for it: connections may have been waiting in the listeners for long.
         self.change_served(|all| {
             all.by_id.insert(id, Arc::clone(&served));
             all.by_name.insert(name.clone(), Arc::clone(&served));
         });
+        let sent = self.threads.send_listeners(&listeners, |listeners| {
+            Command::Enrol(Arc::clone(&enrolling), listeners)
+        });
+        if let Err(error) = sent {
+            enrolling.abandon();
+            self.change_served(|all| {
+                all.by_id.remove(&id);
+                all.by_name.remove(&name);
+            });
+            return Err(format!(
+                "the listeners of {name} cannot be shared among threads: {error}"
+            ));
+        }
         served.prime();
         Ok(())
     }
