@@ -15,6 +15,9 @@ pub use values::{
     LabelValue, Network, ObjectName, Port, Reference, RuleName, Subdomain, TrustDomainText, Weight,
 };
 
+/// Labels, as an author writes them.
+pub type LabelTexts = Entries<LabelKey, At<LabelValue>>;
+
 /// The configuration of a mesh, or of one node of it.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -111,7 +114,7 @@ pub struct Target {
     /// The workload of this name.
     pub workload: Option<At<Reference>>,
     /// Workloads with these labels.
-    pub labels: Option<At<Entries<LabelKey, At<LabelValue>>>>,
+    pub labels: Option<At<LabelTexts>>,
 }
 
 /// One program with an identity: a network namespace, a container, or a service of the host.
@@ -131,7 +134,7 @@ pub struct Workload {
     pub addresses: Optional<Vec<At<Address>>>,
     /// Labels, for subsets and targets.
     #[schemars(default)]
-    pub labels: Optional<Entries<LabelKey, At<LabelValue>>>,
+    pub labels: Optional<LabelTexts>,
     /// Ports that belong to it where it shares its address with others (services of the host).
     #[schemars(default)]
     pub ports: Optional<Vec<At<Port>>>,
@@ -181,7 +184,7 @@ pub struct Service {
     pub endpoints: Optional<Vec<At<Endpoint>>>,
     /// Named selections of endpoints, by label.
     #[schemars(default)]
-    pub subsets: Optional<Entries<ObjectName, At<Entries<LabelKey, At<LabelValue>>>>>,
+    pub subsets: Optional<Entries<ObjectName, At<LabelTexts>>>,
 }
 
 /// One port of a service.
@@ -208,7 +211,7 @@ pub struct Endpoint {
     pub weight: Option<At<Weight>>,
     /// Labels, for subsets; added to those of the workload.
     #[schemars(default)]
-    pub labels: Optional<Entries<LabelKey, At<LabelValue>>>,
+    pub labels: Optional<LabelTexts>,
 }
 
 /// How connections to a service are split.

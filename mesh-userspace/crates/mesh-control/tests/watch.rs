@@ -178,8 +178,7 @@ fn the_command_line_names_the_node_before_the_file_and_the_host() {
     let name = |text: &str, name: Option<&str>| {
         fs::write(&file, text).expect("written");
         let source = FileSource::start(&file, name.map(str::to_owned), "host").expect("good");
-        let node = source.subscribe().borrow().node.to_string();
-        node
+        source.subscribe().borrow().node.to_string()
     };
     let named = format!("{HEAD}node: {{name: file}}\n");
     assert_eq!(name(&named, Some("line")), "line");

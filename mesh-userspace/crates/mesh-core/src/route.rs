@@ -5,6 +5,7 @@
 //! Nothing here knows which endpoint is healthy; that is [`crate::balance`].
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::addr::{OrigDst, canonical, is_forbidden_destination};
@@ -130,7 +131,9 @@ pub fn decide(snapshot: &Snapshot, source: &Workload, destination: OrigDst) -> D
         };
     }
     match snapshot.service_at(destination) {
-        Some((service, Some(port))) => to_service(snapshot, service, *port),
+        Some((service, Some(port))) => {
+            to_service(snapshot, service, *port, Family::of(destination.ip()))
+        }
         Some((service, None)) => Decision::Refuse {
             reason: Reason::NoRoute,
             detail: format!(
@@ -148,7 +151,12 @@ pub fn decide(snapshot: &Snapshot, source: &Workload, destination: OrigDst) -> D
     }
 }
 
-fn to_service(snapshot: &Snapshot, service: &Arc<Service>, port: ServicePort) -> Decision {
+fn to_service(
+    snapshot: &Snapshot,
+    service: &Arc<Service>,
+    port: ServicePort,
+    family: Family,
+) -> Decision {
     let Some(compiled) = snapshot
         .compiled_ports(&service.name)
         .iter()
@@ -163,7 +171,10 @@ fn to_service(snapshot: &Snapshot, service: &Arc<Service>, port: ServicePort) ->
         service: Arc::clone(service),
         port,
         rule: compiled.rule.clone(),
-        backends: Arc::clone(&compiled.backends),
+        backends: Arc::clone(match family {
+            Family::V4 => &compiled.backends_v4,
+            Family::V6 => &compiled.backends_v6,
+        }),
     };
     if route.backends.is_empty() {
         return Decision::Refuse {
@@ -196,8 +207,43 @@ pub(crate) struct CompiledPort {
     pub(crate) port: ServicePort,
     /// The rule that speaks for it.
     pub(crate) rule: Option<(Arc<Route>, usize)>,
-    /// Its backends with weight above 0, resolved.
-    pub(crate) backends: Arc<[RoutedBackend]>,
+    /// Its backends with weight above 0, resolved, for dials to an IPv4 address of the service.
+    pub(crate) backends_v4: Arc<[RoutedBackend]>,
+    /// The same for dials to an IPv6 address.
+    pub(crate) backends_v6: Arc<[RoutedBackend]>,
+}
+
+/// The family of the dialled address. A workload that has both is reached by the same one: only then can the server see
+/// the client's true address, and a client with one family need not have the other.
+#[derive(Clone, Copy)]
+enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    fn of(ip: IpAddr) -> Self {
+        if ip.is_ipv6() { Self::V6 } else { Self::V4 }
+    }
+
+    fn has(self, ip: &IpAddr) -> bool {
+        ip.is_ipv6() == matches!(self, Self::V6)
+    }
+
+    /// The endpoint at its workload's address of this family, if there is one.
+    fn prefer(self, endpoint: &Arc<Endpoint>) -> Arc<Endpoint> {
+        let workload = endpoint.workload.as_ref();
+        let other = workload
+            .filter(|_| !self.has(&endpoint.address))
+            .and_then(|workload| workload.addresses.iter().find(|ip| self.has(ip)));
+        match other {
+            None => Arc::clone(endpoint),
+            Some(address) => Arc::new(Endpoint {
+                address: *address,
+                ..(**endpoint).clone()
+            }),
+        }
+    }
 }
 
 /// Finds the rule for each port of a service, and resolves its backends. The first rule, in the order of the routes, that
@@ -218,27 +264,27 @@ pub(crate) fn compile<S: std::hash::BuildHasher>(
                     .position(|rule| rule.port.is_none_or(|wanted| wanted == port.port))?;
                 Some((Arc::clone(route), index))
             });
-            let backends = match deciding
+            let rule = deciding
                 .as_ref()
-                .and_then(|(route, index)| route.rules.get(*index))
-            {
-                None => vec![RoutedBackend::new(
-                    service.name.to_string(),
-                    1,
-                    service.endpoints.clone(),
-                    *port,
-                )],
+                .and_then(|(route, index)| route.rules.get(*index));
+            let backends = |family: Family| match rule {
+                None => {
+                    let endpoints = service.endpoints.iter().map(|it| family.prefer(it));
+                    let name = service.name.to_string();
+                    [RoutedBackend::new(name, 1, endpoints.collect(), *port)].into()
+                }
                 Some(rule) => rule
                     .backends
                     .iter()
                     .filter(|backend| backend.weight > 0)
-                    .map(|backend| resolve(backend, *port, services))
+                    .map(|backend| resolve(backend, *port, services, family))
                     .collect(),
             };
             CompiledPort {
                 port: *port,
+                backends_v4: backends(Family::V4),
+                backends_v6: backends(Family::V6),
                 rule: deciding,
-                backends: backends.into(),
             }
         })
         .collect()
@@ -250,6 +296,7 @@ fn resolve<S: std::hash::BuildHasher>(
     backend: &Backend,
     dialled: ServicePort,
     services: &HashMap<Name, Arc<Service>, S>,
+    family: Family,
 ) -> RoutedBackend {
     let name = match &backend.subset {
         Some(subset) => format!("{}/{subset}", backend.service),
@@ -272,7 +319,7 @@ fn resolve<S: std::hash::BuildHasher>(
         // Without a matching port only an endpoint that brings its own is reachable; guessing would misdeliver.
         .filter(|endpoint| port.is_some() || endpoint.port.is_some())
         .filter(|endpoint| wanted.is_none_or(|labels| selects(labels, &endpoint.labels)))
-        .cloned()
+        .map(|endpoint| family.prefer(endpoint))
         .collect();
     RoutedBackend::new(name, backend.weight, endpoints, port.unwrap_or(dialled))
 }

@@ -156,7 +156,12 @@ impl Snapshot {
         self.ports_by_service
             .values()
             .flatten()
-            .flat_map(|compiled| compiled.backends.iter())
+            .flat_map(|compiled| {
+                compiled
+                    .backends_v4
+                    .iter()
+                    .chain(compiled.backends_v6.iter())
+            })
     }
 
     /// What is known in advance about dials to the ports of a service.

@@ -89,13 +89,12 @@ impl Checker<'_> {
         let select = select.as_ref().map(|at| self.select(at));
         self.findable(item, workload, node.as_ref().and_then(Option::as_deref));
         match &select {
-            Some(Some(Selector::Cgroup(_))) => {
-                if !ips.is_empty() && port_numbers.is_empty() {
-                    let message = "a workload selected by control group shares its addresses with the whole node; list the ports that are its own";
-                    let path = format!("{}.ports", item.path);
-                    self.error(item.at, &path, message.to_owned(), None);
-                }
+            Some(Some(Selector::Cgroup(_))) if !ips.is_empty() && port_numbers.is_empty() => {
+                let message = "a workload selected by control group shares its addresses with the whole node; list the ports that are its own";
+                let path = format!("{}.ports", item.path);
+                self.error(item.at, &path, message.to_owned(), None);
             }
+            Some(Some(Selector::Cgroup(_))) => {}
             Some(Some(_)) if !port_numbers.is_empty() => {
                 let message = "ports matter only to a workload selected by control group; this one owns every port of its addresses";
                 let path = format!("{}.ports", item.path);

@@ -147,6 +147,34 @@ fn a_backend_service_is_reached_on_the_port_that_stands_for_the_dialled_one() {
 }
 
 #[test]
+fn a_workload_with_both_families_is_reached_by_the_dialled_one() {
+    let mut world = shop();
+    let mut both = (*world.workloads[1]).clone();
+    both.addresses.push("fd02::3".parse().expect("an address"));
+    let both = Arc::new(both);
+    let mut service = (*world.services[0]).clone();
+    service
+        .addresses
+        .push("fd00::9".parse().expect("an address"));
+    let mut endpoint = (*service.endpoints[0]).clone();
+    endpoint.workload = Some(Arc::clone(&both));
+    service.endpoints[0] = Arc::new(endpoint);
+    world.workloads[1] = both;
+    world.services = vec![Arc::new(service)];
+    check(
+        world.clone(),
+        "10.200.0.9:80",
+        "web.shop via no route: web.shop*1 [10.2.0.3:8080 10.2.0.4:8080]",
+    );
+    // The second version has only IPv4, and is better than nothing.
+    check(
+        world,
+        "[fd00::9]:80",
+        "web.shop via no route: web.shop*1 [[fd02::3]:8080 10.2.0.4:8080]",
+    );
+}
+
+#[test]
 fn endpoints_with_weight_zero_take_nothing() {
     let mut world = shop();
     let mut service = (*world.services[0]).clone();
