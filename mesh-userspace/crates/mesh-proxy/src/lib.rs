@@ -35,6 +35,7 @@ mod record;
 mod reservoir;
 mod reset;
 mod served;
+mod socket;
 
 #[cfg(test)]
 mod tests;
