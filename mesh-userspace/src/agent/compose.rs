@@ -84,7 +84,7 @@ async fn serve(
     ));
     tokio::spawn(watched(
         "metrics",
-        metrics::serve(figures, Arc::clone(metrics)),
+        metrics::serve(figures, Arc::clone(metrics), Arc::clone(view)),
     ));
     tokio::spawn(watched("health", health::serve(answers, Arc::clone(view))));
     Ok(())

@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use mesh_core::outcome::Reason;
@@ -22,6 +22,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::view::View;
 use crate::api::flow::{Direction, Transport as Carried};
 use crate::api::objects::EnrolmentState;
 
@@ -408,13 +409,15 @@ impl Metrics {
     }
 }
 
-/// Where metrics are served.
+/// Serves them, as of this moment.
 pub(crate) async fn serve(
     listener: tokio::net::TcpListener,
-    metrics: std::sync::Arc<Metrics>,
+    metrics: Arc<Metrics>,
+    view: Arc<View>,
 ) -> std::io::Result<()> {
     use axum::http::header::CONTENT_TYPE;
     let page = axum::routing::get(async move || {
+        view.refresh().await;
         let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
         ([(CONTENT_TYPE, kind)], metrics.encode())
     });

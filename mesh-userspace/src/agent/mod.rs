@@ -88,6 +88,7 @@ pub(crate) fn run(args: NodeArgs) -> Result<(), AgentError> {
         return Err(AgentError::NotRoot);
     }
     let options = options::Options::complete(args)?;
+    raise_limits()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         // One for the loop is the caller's; the others answer people, who must not wait for it.
         .worker_threads(2)
@@ -98,4 +99,15 @@ pub(crate) fn run(args: NodeArgs) -> Result<(), AgentError> {
             source,
         })?;
     runtime.block_on(compose::run(options))
+}
+
+/// The agent holds every listener of the node, and the sockets that are on their way to a worker.
+fn raise_limits() -> Result<(), AgentError> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard))
+        .map_err(|error| AgentError::System {
+            step: "cannot raise the limit of open files",
+            source: error.into(),
+        })
 }

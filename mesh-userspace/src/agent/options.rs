@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::{AgentError, preflight};
-use crate::cli::args::{LogArgs, NodeArgs};
+use crate::cli::args::{LogArgs, NodeArgs, OnStop};
 
 /// The options of a node.
 #[derive(Clone, Debug)]
@@ -20,6 +20,7 @@ pub(crate) struct Options {
     pub(crate) metrics_listen: SocketAddr,
     pub(crate) health_listen: SocketAddr,
     pub(crate) threads: u16,
+    pub(crate) on_stop: OnStop,
     /// Handed on to the worker.
     pub(crate) log: LogArgs,
 }
@@ -37,6 +38,7 @@ impl Options {
             metrics_listen,
             health_listen,
             threads,
+            on_stop,
             log,
         } = args;
         let mount = preflight::cgroup2_mount();
@@ -58,6 +60,7 @@ impl Options {
             metrics_listen,
             health_listen,
             threads: threads.unwrap_or_else(|| u16::try_from(cores).unwrap_or(u16::MAX)),
+            on_stop,
             log,
         })
     }

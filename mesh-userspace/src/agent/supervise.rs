@@ -43,6 +43,8 @@ pub(crate) enum Outgoing {
         kind: SocketKind,
         sockets: Vec<OwnedFd>,
     },
+    /// Answered when everything before it was sent.
+    Flush(oneshot::Sender<()>),
 }
 
 /// What happens to a worker.
@@ -287,6 +289,11 @@ async fn write(link: Arc<AgentEnd>, mut queue: mpsc::UnboundedReceiver<Outgoing>
                 kind,
                 sockets,
             } => link.send_sockets(workload, kind, &sockets).await,
+            Outgoing::Flush(done) => {
+                // An error says that nobody waits any more.
+                done.send(()).unwrap_or_default();
+                continue;
+            }
         };
         if let Err(error) = sent {
             tracing::debug!(

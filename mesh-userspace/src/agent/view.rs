@@ -23,9 +23,14 @@ use crate::api::objects::{
 };
 use crate::api::server;
 
+/// How long a question waits for figures of this moment.
+const REFRESH: Duration = Duration::from_millis(100);
+
 /// What people can ask the loop to do.
 #[derive(Debug)]
 pub(crate) enum Command {
+    /// Look at everything now, for a person or a scraper who wants to see it.
+    Look(oneshot::Sender<()>),
     /// Take everything away and end.
     Uninstall(oneshot::Sender<Result<Vec<String>, Problem>>),
 }
@@ -92,6 +97,15 @@ impl View {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Has the loop look at everything, so that what is shown is of this moment. A loop that is busy is not waited for.
+    pub(crate) async fn refresh(&self) {
+        let (done, looked) = oneshot::channel();
+        if self.commands.try_send(Command::Look(done)).is_ok() {
+            // Late or never: then what was seen last is shown.
+            drop(tokio::time::timeout(REFRESH, looked).await);
+        }
+    }
+
     /// What is missing before the node is ready, in words.
     pub(crate) fn not_ready(&self) -> Vec<String> {
         not_ready(&self.state())
@@ -119,6 +133,10 @@ fn not_ready(state: &State) -> Vec<String> {
 }
 
 impl server::Node for View {
+    async fn refresh(&self) {
+        Self::refresh(self).await;
+    }
+
     fn status(&self) -> Status {
         let snapshot = self.snapshot.load();
         let flows_held = u64::try_from(self.flows.len()).unwrap_or(u64::MAX);

@@ -25,6 +25,8 @@ use super::objects::{
 
 /// What a node can be asked. Every answer is a value of the moment.
 pub(crate) trait Node: Send + Sync + 'static {
+    /// Makes what the other questions tell as new as can be.
+    fn refresh(&self) -> impl Future<Output = ()> + Send;
     fn status(&self) -> Status;
     fn workloads(&self) -> Vec<Workload>;
     fn services(&self) -> Vec<Service>;
@@ -57,13 +59,13 @@ pub(crate) async fn serve<N: Node>(listener: UnixListener, node: Arc<N>) -> io::
 
 fn router<N: Node>(node: Arc<N>) -> Router {
     Router::new()
-        .route("/v1/status", get(async |State(node): State<Arc<N>>| Json(node.status())))
+        .route("/v1/status", get(status::<N>))
         .route("/v1/workloads", get(async |State(node): State<Arc<N>>| list(node.workloads())))
         .route("/v1/services", get(async |State(node): State<Arc<N>>| list(node.services())))
         .route("/v1/routes", get(async |State(node): State<Arc<N>>| list(node.routes())))
         .route("/v1/policies", get(async |State(node): State<Arc<N>>| list(node.policies())))
         .route("/v1/certs", get(async |State(node): State<Arc<N>>| list(node.certificates())))
-        .route("/v1/check", get(async |State(node): State<Arc<N>>| Json(node.checks())))
+        .route("/v1/check", get(checks::<N>))
         .route("/v1/explain", get(explain::<N>))
         .route("/v1/flows", post(flows::<N>))
         .route("/v1/uninstall", post(uninstall::<N>))
@@ -75,6 +77,16 @@ fn router<N: Node>(node: Arc<N>) -> Router {
             (StatusCode::NOT_FOUND, Json(problem))
         })
         .with_state(node)
+}
+
+async fn status<N: Node>(State(node): State<Arc<N>>) -> Json<Status> {
+    node.refresh().await;
+    Json(node.status())
+}
+
+async fn checks<N: Node>(State(node): State<Arc<N>>) -> Json<Checks> {
+    node.refresh().await;
+    Json(node.checks())
 }
 
 fn list<T: Object + Serialize>(items: Vec<T>) -> Json<List<T>> {

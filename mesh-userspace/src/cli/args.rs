@@ -109,8 +109,8 @@ pub(crate) enum Command {
 #[derive(Args, Clone, Debug)]
 #[command(
     after_help = "Examples:\n  warren node -f warren.yaml\n  warren node -f warren.yaml --name a --run-dir /run/warren-a\n\n\
-    SIGTERM drains the proxy and ends the agent; capture stays in the kernel, so that nothing leaves in clear until it is back.\n\
-    To take everything away: warren uninstall"
+    SIGTERM ends the agent. Capture stays in the kernel and the proxy goes on (but see --on-stop), until the next agent takes over;\n\
+    SIGINT (Ctrl-C) drains the proxy, too. Either way nothing leaves in clear. To take everything away: warren uninstall"
 )]
 pub(crate) struct NodeArgs {
     /// The configuration; read again whenever it changes
@@ -145,8 +145,20 @@ pub(crate) struct NodeArgs {
     /// Threads of the proxy that carry connections [default: one per core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) threads: Option<u16>,
+    /// What becomes of the proxy on SIGTERM
+    #[arg(long, value_enum, default_value = "leave")]
+    pub(crate) on_stop: OnStop,
     #[command(flatten)]
     pub(crate) log: LogArgs,
+}
+
+/// What becomes of the proxy when the agent is told to stop.
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+pub(crate) enum OnStop {
+    /// It goes on, until the next agent's takes over: a restart that nobody notices
+    Leave,
+    /// It finishes its connections (node.drain) and ends, then the agent: where everything is ended together anyway
+    Drain,
 }
 
 /// Flags about the log.

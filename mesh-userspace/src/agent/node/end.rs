@@ -1,12 +1,16 @@
-//! How a node ends: its worker drains, what is in the kernel stays; or everything is taken away.
+//! How a node ends: its worker goes on, for the next agent to replace; or drains; or everything is taken away. But for
+//! the last, what is in the kernel stays.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use mesh_core::policy::MtlsMode;
+use mesh_core::snapshot::World;
 use mesh_proxy::link::ToWorker;
 use tokio::sync::oneshot;
 
 use super::Node;
-use crate::agent::supervise::Outgoing;
+use crate::agent::supervise::{Outgoing, chain};
 use crate::api::objects::Problem;
 
 /// The longest that an uninstall waits for connections: whoever asks for it waits too.
@@ -25,7 +29,12 @@ pub(crate) struct Ending {
 }
 
 impl Ending {
-    /// The agent stops; capture stays.
+    /// The agent goes, and nothing else.
+    pub(super) fn leave() -> Self {
+        Self::new(Duration::ZERO, None)
+    }
+
+    /// The agent stops once its worker has drained; capture stays.
     pub(super) fn stop(drain: Duration) -> Self {
         Self::new(drain, None)
     }
@@ -50,7 +59,105 @@ impl Ending {
     }
 }
 
+/// Before everything is taken away, the mesh is opened, so that it makes no difference who leaves first: a dial from a
+/// workload that has left to one that has not would be refused for coming in clear, and the other way round there would
+/// be no tunnel to join.
+#[derive(Debug)]
+pub(super) struct Opening {
+    answer: oneshot::Sender<Result<Vec<String>, Problem>>,
+    /// The open world.
+    generation: u64,
+    /// When it is taken for applied, whatever the worker says.
+    patience_ends: Instant,
+    /// When the dials that were on their way have arrived; `None`: dials are still captured.
+    settled_at: Option<Instant>,
+}
+
+impl Opening {
+    /// How long the worker may take to apply the open world.
+    const PATIENCE: Duration = Duration::from_secs(1);
+
+    /// How long a dial that was captured may take to arrive.
+    const SETTLE: Duration = Duration::from_millis(300);
+}
+
 impl Node {
+    /// Begins to take everything away.
+    pub(super) fn uninstall(&mut self, answer: oneshot::Sender<Result<Vec<String>, Problem>>) {
+        if self.state.opening.is_some() || self.state.ending.is_some() {
+            let problem = Problem::new("the agent is ending already");
+            // An error says that nobody waits any more.
+            answer.send(Err(problem)).unwrap_or_default();
+            return;
+        }
+        tracing::info!("uninstalling: the mesh is opened");
+        self.state.opening = Some(Opening {
+            answer,
+            generation: self.state.generation + 1,
+            patience_ends: Instant::now() + Opening::PATIENCE,
+            settled_at: None,
+        });
+        self.publish();
+    }
+
+    /// The world in which nobody is refused.
+    pub(super) fn opened(mut world: World) -> World {
+        world.default_mtls = MtlsMode::Permissive;
+        world.mtls.clear();
+        world.policies.clear();
+        world
+    }
+
+    /// Goes on with taking everything away: first dials are captured no longer, then everybody leaves.
+    pub(super) fn tend_uninstall(&mut self, now: Instant) {
+        let applied = self.view.state().configuration.applied_generation;
+        let Some(opening) = &mut self.state.opening else {
+            return;
+        };
+        match opening.settled_at {
+            None => {
+                let waits = self.state.worker.is_some() && applied < opening.generation;
+                if waits && now < opening.patience_ends {
+                    return;
+                }
+                opening.settled_at = Some(now + Opening::SETTLE);
+                if let Err(error) = self.kernel.set_destinations(&BTreeMap::new()) {
+                    tracing::warn!(
+                        error = chain(&error),
+                        "dials are captured until their workload leaves"
+                    );
+                }
+            }
+            Some(settled_at) if now < settled_at => {}
+            Some(_) => {
+                let Some(Opening { answer, .. }) = self.state.opening.take() else {
+                    return;
+                };
+                self.enrolling(|enrolments, cx| enrolments.leave_all(cx));
+                self.end(Ending::uninstall(self.configuration.drain, answer));
+            }
+        }
+    }
+
+    /// Prepares the worker for a time without an agent: what it would ask for in that time is given now.
+    pub(super) async fn leave(&mut self) {
+        let Some(worker) = &self.state.worker else {
+            return;
+        };
+        for (workload, kind, count) in self.state.demand.in_advance(Instant::now()) {
+            self.give_sockets(workload, kind, count);
+        }
+        let (done, flushed) = oneshot::channel();
+        worker.say(Outgoing::Flush(done));
+        match tokio::time::timeout(GRACE, flushed).await {
+            Ok(Ok(())) => tracing::info!(pid = worker.pid, "ending; the worker goes on"),
+            Ok(Err(_)) | Err(_) => tracing::warn!(
+                pid = worker.pid,
+                "ending; the worker goes on, but takes no sockets"
+            ),
+        }
+    }
+
     /// Begins to end; asked a second time, ends at once.
     pub(super) fn end(&mut self, ending: Ending) {
         if let Some(before) = &mut self.state.ending {

@@ -1,8 +1,8 @@
 //! The loop in which a node lives. One task owns the kernel half, the enrolments and the worker; everything that happens
 //! comes to it as an event, and nothing in it waits for anybody.
 //!
-//! [`world`] publishes what the configuration says, [`worker`] keeps a worker running and hears it, [`end`] is how it
-//! ends.
+//! [`world`] publishes what the configuration says, [`worker`] keeps a worker running and hears it, [`demand`] measures
+//! what it needs, [`end`] is how it ends.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,8 +24,11 @@ use super::supervise::{self, Backoff, Outgoing, Worker, chain};
 use super::view::{Command, View};
 use super::watchdog::Watchdog;
 use crate::api::objects::EnrolmentState;
-use end::Ending;
+use crate::cli::args::OnStop;
+use demand::Demand;
+use end::{Ending, Opening};
 
+mod demand;
 pub(crate) mod end;
 mod worker;
 mod world;
@@ -70,9 +73,12 @@ struct State {
     /// When the next worker is started; `None`: there is one, or none is wanted.
     start_at: Option<Instant>,
     worker_events: mpsc::Sender<supervise::Event>,
+    demand: Demand,
     /// Workers of earlier agents were told to drain.
     predecessors_told: bool,
     ending: Option<Ending>,
+    /// Everything is about to be taken away.
+    opening: Option<Opening>,
     looked_at: Instant,
     maintained_at: Instant,
 }
@@ -108,10 +114,11 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) {
+    /// Gives what becomes of the proxy; `asked` is what was asked for SIGTERM. A person at a terminal wants it gone.
+    async fn next(&mut self, asked: OnStop) -> OnStop {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => asked,
+            _ = self.interrupt.recv() => OnStop::Drain,
         }
     }
 }
@@ -135,7 +142,13 @@ impl Node {
                 event = heard.recv() => if let Some(event) = event { node.worker_event(event)?; },
                 Some(change) = source.next() => node.configure(change),
                 Some(command) = commands.recv() => node.command(command),
-                () = signals.next() => node.end(Ending::stop(node.configuration.drain)),
+                stop = signals.next(node.options.on_stop) => match stop {
+                    OnStop::Drain => node.end(Ending::stop(node.configuration.drain)),
+                    OnStop::Leave => {
+                        node.leave().await;
+                        return Ok((node, Ending::leave()));
+                    }
+                },
                 dropped = next_drops(&mut drops) => node.dropped(dropped),
                 _ = tick.tick() => node.tick()?,
             }
@@ -178,8 +191,10 @@ impl Node {
                 backoff: Backoff::default(),
                 start_at: None,
                 worker_events,
+                demand: Demand::default(),
                 predecessors_told: false,
                 ending: None,
+                opening: None,
                 looked_at: now,
                 maintained_at: now,
             },
@@ -213,7 +228,7 @@ impl Node {
 
     /// Tries what waits to be enrolled; the world is published with its addresses before the worker hears of it.
     fn advance(&mut self, now: Instant) {
-        if self.state.ending.is_some() {
+        if self.state.ending.is_some() || self.state.opening.is_some() {
             return;
         }
         let known = self.state.enrolments.addresses();
@@ -234,6 +249,7 @@ impl Node {
         let now = Instant::now();
         self.advance(now);
         self.tend_worker(now)?;
+        self.tend_uninstall(now);
         self.flush_drops(now);
         if now.duration_since(self.state.looked_at) >= LOOK {
             self.state.looked_at = now;
@@ -269,11 +285,13 @@ impl Node {
 
     fn command(&mut self, command: Command) {
         match command {
-            Command::Uninstall(answer) => {
-                tracing::info!("uninstalling");
-                self.enrolling(|enrolments, cx| enrolments.leave_all(cx));
-                self.end(Ending::uninstall(self.configuration.drain, answer));
+            Command::Look(done) => {
+                self.show_enrolments();
+                self.show_counters();
+                // An error says that nobody waits any more.
+                done.send(()).unwrap_or_default();
             }
+            Command::Uninstall(answer) => self.uninstall(answer),
         }
     }
 

@@ -150,6 +150,13 @@ impl Node {
     /// Makes sockets for a worker's reservoir, in batches that one message can carry.
     fn sockets(&mut self, workload: WorkloadId, kind: SocketKind, count: u16) {
         let count = usize::from(count).min(MAX_DESCRIPTORS);
+        self.state
+            .demand
+            .asked(Instant::now(), workload, kind, count);
+        self.give_sockets(workload, kind, count);
+    }
+
+    pub(super) fn give_sockets(&self, workload: WorkloadId, kind: SocketKind, count: usize) {
         let purpose = match kind.purpose {
             Purpose::Dial => mesh_kernel::Purpose::Dial,
             Purpose::Deliver => mesh_kernel::Purpose::Deliver,

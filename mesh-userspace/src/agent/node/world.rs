@@ -22,6 +22,9 @@ use crate::api::objects::ConfigurationProblem;
 impl Node {
     /// Takes a configuration that changed.
     pub(super) fn configure(&mut self, change: Change) {
+        if self.state.opening.is_some() || self.state.ending.is_some() {
+            return;
+        }
         match change {
             Change::Applies(configuration) => {
                 if !self.identities.is_of(
@@ -79,6 +82,10 @@ impl Node {
         let world = self
             .configuration
             .world(generation, &self.state.enrolments.addresses());
+        let world = match &self.state.opening {
+            Some(_) => Self::opened(world),
+            None => world,
+        };
         let snapshot = Arc::new(Snapshot::new(world));
         let destinations: BTreeMap<IpNet, Class> = snapshot
             .captured_addresses()

@@ -9,6 +9,7 @@ use crate::api::objects::FlowQuery;
 struct Fake(flows::Flows);
 
 impl Node for Fake {
+    async fn refresh(&self) {}
     fn status(&self) -> Status {
         unreachable!("not asked")
     }

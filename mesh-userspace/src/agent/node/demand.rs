@@ -1,0 +1,122 @@
+//! How many sockets a worker has been asking for, so that it can be given enough for the time without an agent.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use mesh_core::workload::WorkloadId;
+use mesh_proxy::link::SocketKind;
+
+/// Over which time demand is measured.
+const WINDOW: Duration = Duration::from_secs(1);
+
+/// Demand that is older than this says nothing.
+const STALE: Duration = Duration::from_secs(30);
+
+/// For how long a worker shall do without an agent at its present rate: a restart takes about one.
+const WITHOUT_AGENT: f64 = 3.0;
+
+/// Most sockets of one kind that are given in advance.
+const MOST: usize = 4_096;
+
+/// The least, where there was any demand of late.
+const LEAST: usize = 16;
+
+/// Demand, by workload and kind of socket.
+#[derive(Debug, Default)]
+pub(super) struct Demand(HashMap<(WorkloadId, SocketKind), Rate>);
+
+#[derive(Debug)]
+struct Rate {
+    since: Instant,
+    asked: usize,
+    /// Of the window before, per second.
+    before: f64,
+}
+
+impl Demand {
+    /// A worker asked.
+    pub(super) fn asked(
+        &mut self,
+        now: Instant,
+        workload: WorkloadId,
+        kind: SocketKind,
+        count: usize,
+    ) {
+        if !self.0.contains_key(&(workload, kind)) {
+            // Workloads come and go.
+            self.0
+                .retain(|_, rate| now.duration_since(rate.since) < STALE);
+        }
+        let rate = self.0.entry((workload, kind)).or_insert(Rate {
+            since: now,
+            asked: 0,
+            before: 0.0,
+        });
+        let age = now.duration_since(rate.since);
+        if age >= WINDOW {
+            rate.before = rate.asked as f64 / age.as_secs_f64();
+            rate.asked = 0;
+            rate.since = now;
+        }
+        rate.asked += count;
+    }
+
+    /// What is to be given before the agent is gone.
+    pub(super) fn in_advance(&self, now: Instant) -> Vec<(WorkloadId, SocketKind, usize)> {
+        self.0
+            .iter()
+            .filter(|(_, rate)| now.duration_since(rate.since) < STALE)
+            .map(|((workload, kind), rate)| {
+                let rate = rate.before.max(rate.asked as f64);
+                let count = (rate * WITHOUT_AGENT) as usize;
+                (*workload, *kind, count.clamp(LEAST, MOST))
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_proxy::link::Purpose;
+
+    use super::*;
+
+    const KIND: SocketKind = SocketKind {
+        purpose: Purpose::Deliver,
+        ipv6: false,
+    };
+
+    #[test]
+    fn a_busy_workload_is_given_three_seconds_worth_and_an_idle_one_nothing() {
+        let mut demand = Demand::default();
+        let start = Instant::now();
+        for step in 0..20 {
+            demand.asked(
+                start + Duration::from_millis(100 * step),
+                WorkloadId(1),
+                KIND,
+                50,
+            );
+        }
+        let now = start + Duration::from_secs(2);
+        let given = demand.in_advance(now);
+        assert_eq!(given.len(), 1);
+        assert!((1_000..2_000).contains(&given[0].2), "{given:?}");
+        assert!(demand.in_advance(now + STALE).is_empty());
+    }
+
+    #[test]
+    fn demand_is_bounded_at_both_ends() {
+        let mut demand = Demand::default();
+        let now = Instant::now();
+        demand.asked(now, WorkloadId(1), KIND, 1);
+        demand.asked(now, WorkloadId(2), KIND, 100_000);
+        let mut given: Vec<usize> = demand
+            .in_advance(now)
+            .into_iter()
+            .map(|(_, _, count)| count)
+            .collect();
+        given.sort_unstable();
+        assert_eq!(given, [LEAST, MOST]);
+    }
+}
