@@ -1,8 +1,9 @@
 //! The configuration file as it is written: one type per object, every value with its place. The JSON Schema is derived
 //! from these types, and so is the reading; what the comments say here is what an editor shows.
 //!
-//! What one value can say about itself is checked when it is read ([`values`]); what needs a look at others, later.
+//! What one value can say about itself is checked when it is read (`values`, `numbers`); what needs a look at others, later.
 
+mod numbers;
 mod values;
 
 use schemars::JsonSchema;
@@ -10,9 +11,10 @@ use serde::Deserialize;
 
 use crate::located::{At, Entries, Optional};
 
+pub use numbers::{DurationText, Port, Weight};
 pub use values::{
-    AbsolutePath, Account, Address, ApiVersion, Container, DurationText, Identity, LabelKey,
-    LabelValue, Network, ObjectName, Port, Reference, RuleName, Subdomain, TrustDomainText, Weight,
+    AbsolutePath, Account, Address, ApiVersion, Container, Identity, LabelKey, LabelValue, Network,
+    ObjectName, Reference, RuleName, Subdomain, TrustDomainText,
 };
 
 /// Labels, as an author writes them.

@@ -458,3 +458,60 @@ fn files_made_to_exhaust_are_refused_at_once() {
     let evaluated = evaluate(Path::new("large.yaml"), &large, Some("a"), None);
     assert!(evaluated.report.to_string().contains("larger than 16 MiB"));
 }
+
+#[test]
+fn a_large_file_is_read_in_time_that_grows_with_its_size_only() {
+    let mut text = String::from("apiVersion: warren.dev/v1alpha1\nworkloads:\n");
+    let mut line = |arguments: std::fmt::Arguments<'_>| {
+        text.write_fmt(arguments)
+            .expect("a String takes everything");
+    };
+    for index in 0..5000 {
+        let (high, low) = (index / 250, index % 250 + 1);
+        line(format_args!(
+            "  - {{name: w{index}, namespace: n{high}, node: b, addresses: [10.{high}.0.{low}, \"fd00::{high}:{low}\"], labels: {{app: a{low}, version: v1}}}}\n"
+        ));
+    }
+    line(format_args!("services:\n"));
+    for index in 0..1000 {
+        let (high, low) = (index / 50, index % 250 + 1);
+        let first = high * 250 + index % 50 * 5;
+        line(format_args!(
+            "  - {{name: s{index}, namespace: n{high}, addresses: [10.200.{high}.{low}], ports: [{{port: 80}}], endpoints: [{{workload: w{first}}}, {{workload: w{}}}], subsets: {{v1: {{version: v1}}}}}}\n",
+            first + 1
+        ));
+    }
+    line(format_args!("policies:\n"));
+    for index in 0..1000 {
+        let high = index / 50;
+        line(format_args!(
+            "  - {{name: p{index}, namespace: n{high}, target: {{service: s{index}}}, rules: [{{action: allow, from: [{{namespace: n{high}}}]}}]}}\n"
+        ));
+    }
+    let begun = computed();
+    let evaluated = evaluate(Path::new("large.yaml"), text.as_bytes(), Some("a"), None);
+    let read = computed() - begun;
+    assert_eq!(
+        evaluated.report.mistakes,
+        [],
+        "{}",
+        evaluated.report.summary()
+    );
+    let objects = evaluated.objects.expect("good");
+    let begun = computed();
+    drop(mesh_core::snapshot::Snapshot::new(objects.world(
+        1,
+        "a",
+        &Discovered::new(),
+    )));
+    let linked = computed() - begun;
+    println!(
+        "{} KiB: read in {read:?}, linked in {linked:?}",
+        text.len() >> 10
+    );
+    // A debug build; a release build is about ten times as fast.
+    assert!(
+        read < Duration::from_secs(4) && linked < Duration::from_secs(2),
+        "{read:?} {linked:?}"
+    );
+}

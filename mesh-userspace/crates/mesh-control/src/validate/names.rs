@@ -21,6 +21,10 @@ pub(super) struct Names {
     pub(super) addresses: BTreeMap<IpAddr, Vec<Claim>>,
     /// Namespace and service account of every workload.
     pub(super) accounts: BTreeSet<(String, String)>,
+    /// Namespaces that some object is in.
+    pub(super) namespaces: BTreeSet<String>,
+    /// Positions of the services of each name, doubles included.
+    pub(super) services: HashMap<Name, Vec<usize>>,
 }
 
 /// One claim to an address.
@@ -52,6 +56,8 @@ impl Names {
             by_kind: HashMap::new(),
             addresses: BTreeMap::new(),
             accounts: BTreeSet::new(),
+            namespaces: BTreeSet::new(),
+            services: HashMap::new(),
         };
         for (index, item) in workloads.iter().enumerate() {
             if let Some(workload) = item.get() {
@@ -115,14 +121,6 @@ impl Names {
         })
     }
 
-    /// Namespaces that some object is in.
-    pub(super) fn namespaces(&self) -> BTreeSet<&str> {
-        self.first
-            .keys()
-            .map(|(_, name)| name.namespace.as_str())
-            .collect()
-    }
-
     fn add(
         &mut self,
         kind: Kind,
@@ -133,6 +131,12 @@ impl Names {
         let Some(full) = full_name(name, namespace) else {
             return;
         };
+        if !self.namespaces.contains(&full.namespace) {
+            self.namespaces.insert(full.namespace.clone());
+        }
+        if kind == Kind::Service {
+            self.services.entry(full.clone()).or_default().push(index);
+        }
         self.by_kind
             .entry(kind)
             .or_default()

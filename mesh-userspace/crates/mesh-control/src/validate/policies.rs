@@ -192,8 +192,8 @@ impl Checker<'_> {
         }
         if let Some(namespace) = namespace {
             let text = namespace.get()?.0.clone();
-            let known = self.names.namespaces();
-            if !known.contains(text.as_str()) {
+            if !self.names.namespaces.contains(&text) {
+                let known = self.names.namespaces.iter().map(String::as_str);
                 let suggestion = did_you_mean(&text, known);
                 let message = format!("nothing in this file is of namespace {text}");
                 self.warn(namespace.at, &namespace.path, message, suggestion);
@@ -367,11 +367,9 @@ impl Checker<'_> {
     fn workloads_behind(&self, service: &Name) -> (Vec<String>, bool) {
         let mut names = Vec::new();
         let mut elsewhere = false;
-        for item in &self.configuration.services {
-            let Some(raw) = item.get() else { continue };
-            if self.name(&raw.name, raw.namespace.as_ref()).as_ref() != Some(service) {
-                continue;
-            }
+        let positions = self.names.services.get(service).into_iter().flatten();
+        let services = &self.configuration.services;
+        for raw in positions.filter_map(|index| services.get(*index)?.get()) {
             for endpoint in raw.endpoints.iter().filter_map(At::get) {
                 let reference = endpoint.workload.as_ref().and_then(At::get);
                 let Some(reference) = reference else { continue };
