@@ -41,6 +41,12 @@ impl Report {
         fs::write(file, format!("{all:#}\n")).with_context(|| format!("write {}", file.display()))
     }
 
+    /// What was not done.
+    pub fn failures(&self) -> Vec<&str> {
+        let all = self.measured.iter().flat_map(|measured| &measured.failures);
+        all.map(String::as_str).collect()
+    }
+
     /// The tables, for a person.
     pub fn text(&self) -> String {
         let mut text = String::new();
@@ -77,6 +83,7 @@ fn in_full(measured: &Measured) -> Value {
         "measure": measured.measure.to_string(),
         "title": measured.measure.title(),
         "variants": variants,
+        "failures": measured.failures,
     })
 }
 

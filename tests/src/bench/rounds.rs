@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
-
 use super::contender::{Contender, Variant};
 use super::measure::{Measure, Sample};
 
@@ -15,6 +13,8 @@ pub struct Measured {
     pub measure: Measure,
     /// Samples in the order of the rounds.
     pub samples: BTreeMap<Variant, Vec<Sample>>,
+    /// Rounds in which the work was not done, with why. They have no sample.
+    pub failures: Vec<String>,
 }
 
 /// Runs the rounds of one measure. Who begins changes from round to round, so that nobody always comes after the same.
@@ -24,19 +24,29 @@ pub fn run(
     rounds: u32,
     seconds: u32,
     folder: &Path,
-) -> Result<Measured> {
+) -> Measured {
+    let mut failures = Vec::new();
     let mut samples: BTreeMap<Variant, Vec<Sample>> = BTreeMap::new();
     for round in 0..rounds as usize {
         eprintln!("bench: {measure}, round {}", round + 1);
         for position in 0..contenders.len() {
             let contender = &contenders[(position + round) % contenders.len()];
-            let sample = measure
-                .run(contender, seconds, folder)
-                .with_context(|| format!("{measure} of {}", contender.variant))?;
-            samples.entry(contender.variant).or_default().push(sample);
+            let variant = contender.variant;
+            match measure.run(contender, seconds, folder) {
+                Ok(sample) => samples.entry(variant).or_default().push(sample),
+                Err(error) => {
+                    let failure = format!("{measure} of {variant}, round {}: {error:#}", round + 1);
+                    eprintln!("bench: {failure}");
+                    failures.push(failure);
+                }
+            }
         }
     }
-    Ok(Measured { measure, samples })
+    Measured {
+        measure,
+        samples,
+        failures,
+    }
 }
 
 impl Measured {
