@@ -7,6 +7,8 @@ use mesh_core::record::Transport;
 use mesh_core::workload::Name;
 use tokio::io::AsyncWriteExt;
 
+use super::agent::*;
+use super::apps::*;
 use super::inside;
 use super::scene::*;
 use crate::link::{ToAgent, ToWorker};
@@ -324,5 +326,91 @@ fn a_drain_waits_and_then_cuts() {
         mesh.a
             .record(|record| record.reason == Reason::Finished)
             .await;
+    });
+}
+
+#[test]
+fn host_services_that_share_an_address_are_told_apart() {
+    if !inside("tests::path::host_services_that_share_an_address_are_told_apart") {
+        return;
+    }
+    stage(async {
+        let mut scene = Scene::new();
+        scene.share_an_address();
+        let origins = Origins::default();
+        let (a, b) = (worker_in_thread(&origins), worker_in_thread(&origins));
+        a.hello().await;
+        b.hello().await;
+        a.tell(&scene, &["client"]).await;
+        b.tell(&scene, &["web-v1", "web-v2"]).await;
+        let client = a.enrol("client").await;
+        let host = address("web-v1");
+        b.host(host).await;
+        b.enrol_host("web-v1", host).await;
+        b.enrol_host("web-v2", host).await;
+        for (name, port) in [("web-v1", APP_PORT), ("web-v2", APP_PORT + 1)] {
+            let app = App::start_at(name, (host, port).into()).await;
+            let mut connection = dial(&origins, client, (host, port).into()).await;
+            assert_eq!(greeting(&mut connection).await.unwrap(), name);
+            converse(connection).await;
+            let record = b
+                .record(|record| record.destination.identity == Some(identity(name)))
+                .await;
+            assert_eq!(record.reason, Reason::Finished);
+            // Replies to the client's address would not come back to the proxy here.
+            let callers = app.callers.borrow().clone();
+            assert!(
+                callers
+                    .iter()
+                    .all(|caller| caller.ip() != address("client"))
+            );
+        }
+    });
+}
+
+#[test]
+fn an_endpoint_outside_the_mesh_is_reached_in_clear() {
+    if !inside("tests::path::an_endpoint_outside_the_mesh_is_reached_in_clear") {
+        return;
+    }
+    stage(async {
+        let mut mesh = mesh().await;
+        let outside = "10.77.5.5".parse().unwrap();
+        mesh.scene.move_outside(outside);
+        mesh.a.tell_world(&mesh.scene).await;
+        let app = App::start_at("outside", (outside, APP_PORT).into()).await;
+        let mut connection = mesh.dial(service_address()).await;
+        assert_eq!(greeting(&mut connection).await.unwrap(), "outside");
+        converse(connection).await;
+        let record = mesh.a.record(outbound).await;
+        assert_eq!(record.transport, Transport::Plaintext);
+        assert_eq!((record.bytes_sent, record.bytes_received), (5, 13));
+        app.stop().await;
+        let mut refused = mesh.dial(service_address()).await;
+        expect_reset(&mut refused).await;
+        mesh.a
+            .record(|record| record.reason == Reason::ConnectionRefused)
+            .await;
+    });
+}
+
+#[test]
+fn whoever_comes_to_a_tunnel_listener_without_a_certificate_leaves_a_record() {
+    if !inside(
+        "tests::path::whoever_comes_to_a_tunnel_listener_without_a_certificate_leaves_a_record",
+    ) {
+        return;
+    }
+    stage(async {
+        let mesh = mesh().await;
+        let listener = (address("web-v1"), TUNNEL_PORT);
+        let mut stranger = tokio::net::TcpStream::connect(listener).await.unwrap();
+        stranger
+            .write_all(b"GET / HTTP/1.1\r\nHost: web\r\n\r\n")
+            .await
+            .unwrap();
+        let record = mesh.b.record(inbound).await;
+        assert_eq!(record.reason, Reason::PeerProtocol);
+        assert_eq!(record.destination.identity, Some(identity("web-v1")));
     });
 }

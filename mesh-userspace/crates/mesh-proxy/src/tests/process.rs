@@ -9,6 +9,8 @@ use mesh_core::outcome::Reason;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::agent::*;
+use super::apps::*;
 use super::inside;
 use super::scene::*;
 use crate::link;
