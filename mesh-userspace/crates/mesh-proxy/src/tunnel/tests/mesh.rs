@@ -45,6 +45,7 @@ pub(super) struct Mesh {
     pub(super) key: TunnelKey,
     pub(super) client_config: Arc<rustls::ClientConfig>,
     applications: TcpListener,
+    authority: Authority,
 }
 
 /// A connection through the tunnel: both applications' ends.
@@ -190,7 +191,23 @@ impl Mesh {
             key,
             client_config,
             applications: TcpListener::bind("127.0.0.1:0").await.unwrap(),
+            authority,
         }
+    }
+
+    /// From now on somebody else is expected at the other end.
+    pub(super) fn expect(&mut self, peer: &SpiffeId) {
+        let own = self
+            .authority
+            .issue(&self.key.own, Duration::from_secs(3600))
+            .unwrap();
+        self.key.peers = [peer.clone()].into();
+        self.client_config = mesh_identity::tls::client_config(
+            &own,
+            &self.authority.bundle(),
+            std::slice::from_ref(peer),
+        )
+        .unwrap();
     }
 
     pub(super) fn request(&self, app: TcpStream, destination: SocketAddr) -> OpenRequest {
