@@ -87,7 +87,10 @@ fn the_next_tunnel_is_dialled_before_it_is_needed() {
         for number in 1..=40 {
             held.push(mesh.connect().await);
             let tunnels = mesh.pool.figures().tunnels;
-            assert!(tunnels * 8 >= number, "{tunnels} tunnels carry {number} streams");
+            assert!(
+                tunnels * 8 >= number,
+                "{tunnels} tunnels carry {number} streams"
+            );
         }
         assert!(mesh.dialler.dials.get() <= 7);
     });
@@ -135,7 +138,11 @@ fn an_idle_tunnel_is_closed() {
         .await;
         let held = mesh.connect().await;
         tokio::time::sleep(Duration::from_millis(120)).await;
-        assert_eq!(mesh.pool.figures().tunnels, 1, "a silent stream is not idle");
+        assert_eq!(
+            mesh.pool.figures().tunnels,
+            1,
+            "a silent stream is not idle"
+        );
         drop((held.client, held.server));
         eventually("it is closed", || {
             mesh.pool.figures().tunnels == 0 && mesh.server.figures().tunnels == 0
@@ -150,11 +157,17 @@ fn a_cut_pool_resets_its_applications() {
     run(async {
         let mesh = Mesh::new().await;
         let mut c = mesh.connect().await;
-        mesh.pool.cut(|key, _| key.own == identity("nobody"), Reason::IdentityRevoked);
+        mesh.pool.cut(
+            |key, _| key.own == identity("nobody"),
+            Reason::IdentityRevoked,
+        );
         c.client.write_all(b"on").await.unwrap();
         let mut bytes = [0; 2];
         c.server.read_exact(&mut bytes).await.unwrap();
-        mesh.pool.cut(|key, _| key.own == identity("client"), Reason::IdentityRevoked);
+        mesh.pool.cut(
+            |key, _| key.own == identity("client"),
+            Reason::IdentityRevoked,
+        );
         assert!(c.client.read(&mut bytes).await.is_err());
         assert!(c.server.read(&mut bytes).await.is_err());
         let report = c.opened.stream.closed().await;

@@ -36,7 +36,9 @@ impl Model {
             && !self.remote_finished
             && (self.accepted || side == Side::Accepting);
         match event {
-            Event::Accepted | Event::Refused if self.accepted || self.end.is_some() => return false,
+            Event::Accepted | Event::Refused if self.accepted || self.end.is_some() => {
+                return false;
+            }
             Event::Accepted => self.accepted = true,
             Event::Refused => self.end = Some(End::Refused(Reason::ConnectionRefused)),
             Event::RemoteFinished | Event::RemoteData if !peer_may_send => return false,
