@@ -530,6 +530,19 @@ impl Enrolments {
             .collect()
     }
 
+    /// The identities in use: what leaves keeps its own until its last connection has ended.
+    pub(crate) fn identities(&self) -> BTreeSet<SpiffeId> {
+        let wanted = self
+            .entries
+            .values()
+            .filter_map(|entry| entry.wanted.as_ref());
+        let active = self.entries.values().filter_map(Entry::active);
+        wanted
+            .map(|wanted| wanted.identity.clone())
+            .chain(active.map(|active| active.workload.identity.clone()))
+            .collect()
+    }
+
     /// The names that use an identity.
     pub(crate) fn users(&self, identity: &SpiffeId) -> Vec<String> {
         self.entries

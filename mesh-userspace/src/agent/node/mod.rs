@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use mesh_kernel::{EventStream, Kernel};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -273,9 +273,7 @@ impl Node {
 
     /// What is looked at once a second.
     fn look(&mut self) {
-        if let Some(identities) = self.identities.refresh(SystemTime::now()) {
-            self.say(Outgoing::Identities(identities));
-        }
+        self.tend_identities();
         if self.state.ending.is_none() {
             self.enrolling(|enrolments, cx| enrolments.check(cx));
         }

@@ -46,17 +46,10 @@ impl Node {
     /// Applies the configuration as it is.
     pub(super) fn apply(&mut self) {
         let wanted = self.configuration.wanted.clone();
-        let identities: Vec<_> = wanted
-            .iter()
-            .map(|wanted| wanted.identity.clone())
-            .collect();
-        self.identities
-            .want(identities, self.configuration.certificate_lifetime);
-        if let Some(identities) = self.identities.refresh(SystemTime::now()) {
-            self.say(Outgoing::Identities(identities));
-        }
-        self.publish();
+        // Who leaves is told first: its connections go on, though the world to come does not know it.
         self.enrolling(|enrolments, cx| enrolments.want(wanted, cx));
+        self.tend_identities();
+        self.publish();
         let now = Timestamp::now();
         self.metrics
             .config_last_success
@@ -64,6 +57,16 @@ impl Node {
         self.view.state().configuration.read_at = Some(now);
         self.show_problems(self.configuration.problems());
         self.show_enrolments();
+    }
+
+    /// Holds a certificate for every identity in use, and for no other.
+    pub(super) fn tend_identities(&mut self) {
+        let identities = self.state.enrolments.identities();
+        self.identities
+            .want(identities, self.configuration.certificate_lifetime);
+        if let Some(identities) = self.identities.refresh(SystemTime::now()) {
+            self.say(Outgoing::Identities(identities));
+        }
     }
 
     fn show_problems(&self, (problems, rejected): (Vec<ConfigurationProblem>, usize)) {
