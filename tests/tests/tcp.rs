@@ -114,25 +114,24 @@ fn a_refused_connection_is_a_reset() -> Result<()> {
     })
 }
 
-/// The middle of a number of times until the first byte.
-fn median_first_byte(from: &Place, to: std::net::SocketAddr) -> Result<u64> {
-    let mut times = Vec::new();
-    for _ in 0..41 {
+/// The best of a number of times until the first byte: what the way costs, without what else happens on the machine.
+fn best_first_byte(from: &Place, to: std::net::SocketAddr) -> Result<u64> {
+    let mut best = u64::MAX;
+    for _ in 0..60 {
         let report = from.dial(to, "plain", "QUIT\r\n")?;
         ensure!(report.received.starts_with("220 "), "{report:?}");
-        times.push(report.first_byte_micros);
+        best = best.min(report.first_byte_micros);
     }
-    times.sort_unstable();
-    Ok(times[times.len() / 2])
+    Ok(best)
 }
 
 #[test]
 fn a_server_that_speaks_first_is_heard_at_once() -> Result<()> {
     story(&[], |cluster| {
         let shop = Shop::build(cluster, &["25=greet:220 mail.shop ESMTP"])?;
-        let direct = median_first_byte(&shop.client, shop.server.at(25))?;
+        let direct = best_first_byte(&shop.client, shop.server.at(25))?;
         cluster.start(&[&shop.client, &shop.server])?;
-        let meshed = median_first_byte(&shop.client, shop.server.at(25))?;
+        let meshed = best_first_byte(&shop.client, shop.server.at(25))?;
         eprintln!("first byte: {direct} µs without the mesh, {meshed} µs with it");
         ensure!(
             meshed < direct + 1_000,
@@ -166,7 +165,7 @@ fn a_real_database_that_speaks_first() -> Result<()> {
                     .program("mariadb")
                     .args(["--no-defaults", "--protocol=tcp", "--connect-timeout=5", "--skip-column-names"])
                     .args(["--host", &host.to_string(), "--execute"])
-                    .args(["select concat('answer ', 6 * 7, ' to ', substring_index(user(), '@', -1))"])
+                    .args(["select concat('answer ', 6 * 7, ' to ', host) from information_schema.processlist where id = connection_id()"])
                     .output()
                 };
                 let answer = eventually("the database answers", Duration::from_secs(40), || {
@@ -175,7 +174,7 @@ fn a_real_database_that_speaks_first() -> Result<()> {
                 })?;
                 let own = client.beside((host, 0).into());
                 ensure!(
-                    answer.trim() == format!("answer 42 to {own}"),
+                    answer.starts_with(&format!("answer 42 to {own}")),
                     "the database must see the client's own address {own}: {answer:?}"
                 );
             }
@@ -274,7 +273,7 @@ fn a_gibibyte_down_is_byte_exact() -> Result<()> {
             GIB / MIB * 1_000_000 / received.micros.max(1)
         );
         let flow = shop.a.wait_flow("that counts the bytes", &[], |flow| {
-            flow.bytes_received == GIB
+            flow.bytes_received == GIB && flow.reason != "open"
         })?;
         ensure!(flow.reason == "finished", "{flow:?}");
         Ok(())
@@ -342,12 +341,24 @@ fn a_slow_reader_holds_nobody_up_and_little_memory() -> Result<()> {
                 slowest = slowest.max(answer.micros);
             }
         }
-        let grown = workers_memory(&shop)?.saturating_sub(before);
+        let full = workers_memory(&shop)?;
+        let grown = full.saturating_sub(before);
         eprintln!("slowest answer beside slow readers: {slowest} µs; memory grown by {grown} KiB");
         ensure!(slowest < 500_000, "another stream waited {slowest} µs");
+        // A stream's window is 4 MiB at most, and both proxies hold something of it.
         ensure!(
-            grown < 48 * 1024,
+            grown < 4 * 16 * 1024,
             "four streams that nobody reads made the proxies grow by {grown} KiB"
+        );
+        for _ in 0..50 {
+            for other in &mut others {
+                other.echo("still quick")?;
+            }
+        }
+        let further = workers_memory(&shop)?.saturating_sub(full);
+        ensure!(
+            further < 4 * 1024,
+            "and they go on growing, by {further} KiB"
         );
         Ok(())
     })
@@ -374,10 +385,22 @@ fn reused_addresses_and_ports_never_lead_astray() -> Result<()> {
 
         let time = Duration::from_secs(10);
         let loads = [
-            ("red", client.load_for((red[0], 80).into(), 3, time)?),
-            ("blue", client.load_for((blue[0], 80).into(), 3, time)?),
-            ("red", client.load_for((red[1], 80).into(), 3, time)?),
-            ("blue", client.load_for((blue[1], 80).into(), 3, time)?),
+            (
+                "red",
+                client.load_with_resets((red[0], 80).into(), 3, time)?,
+            ),
+            (
+                "blue",
+                client.load_with_resets((blue[0], 80).into(), 3, time)?,
+            ),
+            (
+                "red",
+                client.load_with_resets((red[1], 80).into(), 3, time)?,
+            ),
+            (
+                "blue",
+                client.load_with_resets((blue[1], 80).into(), 3, time)?,
+            ),
         ];
         for (name, load) in loads {
             let count = load.finish()?;

@@ -150,7 +150,10 @@ fn measure(options: &Options) -> Result<()> {
     scene::allow_descriptors(DESCRIPTORS)?;
     let mut cluster = Cluster::new().context("build the cluster")?;
     let report = perform(options, &measures, core, &mut cluster);
-    if report.as_ref().map_or(true, |report| !report.failures().is_empty()) {
+    if report
+        .as_ref()
+        .map_or(true, |report| !report.failures().is_empty())
+    {
         eprintln!("{}", cluster.logs());
     }
     let removed = cluster.remove().context("remove the cluster");
@@ -160,7 +163,11 @@ fn measure(options: &Options) -> Result<()> {
     println!("\nall figures: {}", options.output.display());
     removed?;
     let failures = report.failures();
-    ensure!(failures.is_empty(), "work was not done:\n{}", failures.join("\n"));
+    ensure!(
+        failures.is_empty(),
+        "work was not done:\n{}",
+        failures.join("\n")
+    );
     Ok(())
 }
 
@@ -239,12 +246,7 @@ impl Options {
         }
     }
 
-    fn rounds_of(
-        &self,
-        measure: Measure,
-        all: &[Contender],
-        cluster: &Cluster,
-    ) -> Measured {
+    fn rounds_of(&self, measure: Measure, all: &[Contender], cluster: &Cluster) -> Measured {
         rounds::run(measure, all, self.rounds, self.seconds, cluster.folder())
     }
 

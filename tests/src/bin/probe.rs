@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
-use mesh_tests::probe::dial::{self, Way};
+use mesh_tests::probe::dial::{self, Ending, Way};
 use mesh_tests::probe::forge::Forgery;
 use mesh_tests::probe::load::{self, Amount};
 use mesh_tests::probe::serve::{self, Service};
@@ -52,6 +52,9 @@ enum Mode {
         /// At the same time.
         #[arg(long, default_value_t = 1)]
         parallel: usize,
+        /// End each with a reset.
+        #[arg(long)]
+        reset: bool,
     },
     /// Send packets made by hand.
     Forge {
@@ -103,7 +106,13 @@ fn main() -> Result<()> {
     match Arguments::parse().mode {
         Mode::Serve { services } => serve::serve(&services),
         Mode::Dial { target, send } => {
-            let report = dial::dial(target.to, &target.way, send.as_bytes(), target.patience());
+            let report = dial::dial(
+                target.to,
+                &target.way,
+                send.as_bytes(),
+                Ending::Finish,
+                target.patience(),
+            );
             println!("{}", serde_json::to_string(&report)?);
             Ok(())
         }
@@ -113,13 +122,15 @@ fn main() -> Result<()> {
             send,
             connections,
             parallel,
+            reset,
         } => {
             let amount = Amount {
                 connections,
                 parallel,
                 within: target.patience(),
             };
-            let count = load::run(target.to, &target.way, &send, amount);
+            let ending = if reset { Ending::Reset } else { Ending::Finish };
+            let count = load::run(target.to, &target.way, &send, ending, amount);
             println!("{}", serde_json::to_string(&count)?);
             Ok(())
         }

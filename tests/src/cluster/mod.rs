@@ -11,6 +11,7 @@
 pub mod ask;
 pub mod capture;
 pub mod configuration;
+pub mod fault;
 pub mod mariadb;
 pub mod nginx;
 pub mod node;

@@ -107,6 +107,11 @@ impl Node {
         self.folder.join("run")
     }
 
+    /// Its files.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     fn mesh_cgroup(&self) -> PathBuf {
         self.cgroup.path().join("mesh")
     }
@@ -172,9 +177,18 @@ impl Node {
 
     /// Starts the agent with another configuration file than the cluster's.
     pub fn start_with(&self, file: &Path) -> Result<()> {
+        self.start_from(Launch::new(binary::warren()?), file)
+    }
+
+    /// Starts the agent by a program that becomes what its last arguments name.
+    pub(super) fn start_through(&self, program: Launch) -> Result<()> {
+        self.start_from(program.args([binary::warren()?]), &self.file)
+    }
+
+    fn start_from(&self, program: Launch, file: &Path) -> Result<()> {
         let run = self.run_folder();
         fs::create_dir_all(&run).with_context(|| format!("create {}", run.display()))?;
-        let agent = Launch::new(binary::warren()?)
+        let agent = program
             .args(["node", "--name", &self.name, "--file"])
             .args([file])
             .args(["--run-dir".as_ref(), run.as_path()])

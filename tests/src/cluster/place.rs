@@ -224,6 +224,20 @@ impl Place {
         Ok(Load { process, time })
     }
 
+    /// The same, each connection ending in a reset, so that its port can be used again at once.
+    pub fn load_with_resets(
+        &self,
+        to: SocketAddr,
+        parallel: usize,
+        time: Duration,
+    ) -> Result<Load> {
+        let process = self
+            .load_launch(to, 0, parallel, time)?
+            .args(["--reset"])
+            .start()?;
+        Ok(Load { process, time })
+    }
+
     fn load_launch(
         &self,
         to: SocketAddr,

@@ -5,6 +5,7 @@ pub mod binary;
 pub mod bpffs;
 pub mod cgroup;
 pub mod command;
+pub mod fault;
 pub mod leak;
 pub mod namespace;
 pub mod process;

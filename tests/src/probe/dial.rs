@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use io_uring::{IoUring, opcode, types};
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 use super::{Report, symbol};
 
@@ -55,8 +55,17 @@ impl FromStr for Way {
     }
 }
 
+/// How a client ends a connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Ending {
+    /// Finishes after the last word, then reads to the end.
+    Finish,
+    /// Reads to the end, then resets: its address and port can be used again at once.
+    Reset,
+}
+
 /// Dials, sends, reads to the end (or to the time limit), and reports all of it.
-pub fn dial(to: SocketAddr, way: &Way, send: &[u8], within: Duration) -> Report {
+pub fn dial(to: SocketAddr, way: &Way, send: &[u8], ending: Ending, within: Duration) -> Report {
     let started = Instant::now();
     let mut report = Report::default();
     let stream = match connect(to, way, send, within) {
@@ -72,28 +81,29 @@ pub fn dial(to: SocketAddr, way: &Way, send: &[u8], within: Duration) -> Report 
     report.peer = stream.peer_addr().ok();
     // Fast open has sent them already.
     let sent = matches!(way, Way::FastOpen);
-    if let Err(error) = exchange(
-        stream,
-        if sent { b"" } else { send },
-        within,
-        started,
-        &mut report,
-    ) {
-        report.error = Some(symbol(&error));
+    let rest: &[u8] = if sent { b"" } else { send };
+    let exchanged = exchange(&stream, rest, ending, within, started, &mut report);
+    if ending == Ending::Reset {
+        // Without it the connection is closed in order, which is no fault of what is tested.
+        drop(SockRef::from(&stream).set_linger(Some(Duration::ZERO)));
     }
+    report.error = exchanged.err().map(|error| symbol(&error));
     report
 }
 
 fn exchange(
-    mut stream: TcpStream,
+    mut stream: &TcpStream,
     send: &[u8],
+    ending: Ending,
     within: Duration,
     started: Instant,
     report: &mut Report,
 ) -> io::Result<()> {
     stream.set_read_timeout(Some(within))?;
     stream.write_all(send)?;
-    stream.shutdown(std::net::Shutdown::Write)?;
+    if ending == Ending::Finish {
+        stream.shutdown(std::net::Shutdown::Write)?;
+    }
     let mut buffer = [0; 4_096];
     loop {
         let count = stream.read(&mut buffer)?;

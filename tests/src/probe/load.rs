@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::dial::{Way, dial};
+use super::dial::{Ending, Way, dial};
 
 /// What came of them.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
@@ -44,7 +44,7 @@ pub struct Amount {
 }
 
 /// Makes the connections; each says `text` and reads the answer to its end. No answer at all is an error.
-pub fn run(to: SocketAddr, way: &Way, text: &str, amount: Amount) -> Count {
+pub fn run(to: SocketAddr, way: &Way, text: &str, ending: Ending, amount: Amount) -> Count {
     let deadline = Instant::now() + amount.within;
     let begun = AtomicU64::new(0);
     let count = Mutex::new(Count::default());
@@ -56,7 +56,7 @@ pub fn run(to: SocketAddr, way: &Way, text: &str, amount: Amount) -> Count {
                     if amount.connections > 0 && number >= amount.connections {
                         return;
                     }
-                    let report = dial(to, way, text.as_bytes(), Duration::from_secs(10));
+                    let report = dial(to, way, text.as_bytes(), ending, Duration::from_secs(10));
                     let mut count = count.lock().unwrap_or_else(PoisonError::into_inner);
                     let error = report
                         .error
