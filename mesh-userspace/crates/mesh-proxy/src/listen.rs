@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use mesh_core::addr::{ClientAddr, canonical};
 use mesh_core::identity::SpiffeId;
 use mesh_core::outcome::Reason;
@@ -133,8 +132,33 @@ async fn accept(
         }
     }
     // What the kernel has queued was promised to be served.
-    while let Some(Ok((connection, client))) = listener.accept().now_or_never() {
-        serve(connection, ClientAddr(canonical(client)));
+    loop {
+        match queued(listener) {
+            Ok(Some((connection, client))) => serve(connection, client),
+            Ok(None) => break,
+            Err(error) if exhausted(&error) => break,
+            Err(_) => {
+                cx.shared
+                    .counters
+                    .accept_failures
+                    .fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+/// Takes a connection out of the queue, if there is one. Asks the kernel itself: the runtime only knows of those that it
+/// has been told of.
+fn queued(listener: &TcpListener) -> io::Result<Option<(TcpStream, ClientAddr)>> {
+    match socket2::SockRef::from(listener).accept() {
+        Ok((connection, client)) => {
+            connection.set_nonblocking(true)?;
+            let client = client.as_socket().ok_or(io::ErrorKind::InvalidData)?;
+            let connection = TcpStream::from_std(connection.into())?;
+            Ok(Some((connection, ClientAddr(canonical(client)))))
+        }
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

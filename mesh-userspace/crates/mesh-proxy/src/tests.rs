@@ -3,8 +3,10 @@
 //! Each test runs in a network namespace of its own, where 10.77.0.0/16 is local, as a process of its own: this test
 //! binary again. What the kernel programs would say of a dial is put in by [`scene::Origins`].
 
+mod size;
 mod agent;
 mod apps;
+mod limits;
 mod path;
 mod process;
 mod scene;
@@ -40,6 +42,11 @@ fn inside(name: &str) -> bool {
     assert!(output.status.success(), "{}\n{text}", output.status);
     assert!(text.contains("1 passed"), "{text}");
     false
+}
+
+fn without_backtraces() {
+    // A backtrace wants descriptors, of which some tests have none left.
+    std::panic::set_hook(Box::new(|panic| eprintln!("{panic}")));
 }
 
 fn set_up_namespace() {
