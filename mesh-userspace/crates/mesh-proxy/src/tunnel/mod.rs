@@ -231,3 +231,14 @@ impl fmt::Debug for Accepted {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+pub(crate) fn print_sizes() {
+    println!("table::Stream {}", size_of::<table::Stream>());
+    println!("app::App {}", size_of::<app::App>());
+    println!("handle::Shared {}", size_of::<handle::Shared>());
+    println!("ready::Entry {}", size_of::<ready::Entry>());
+    println!("mailbox::Mailbox {}", size_of::<mailbox::Mailbox>());
+    println!("task::Task {}", size_of::<task::Task>());
+    println!("Opening {}", size_of::<table::Opening>());
+}

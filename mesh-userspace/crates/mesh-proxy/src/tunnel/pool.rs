@@ -264,11 +264,13 @@ impl Pool {
             } else {
                 self.dial(key, config, name, Some(done));
             }
-            outcome.await.unwrap_or(Err(DialFailure {
-                reason: Reason::Fault,
-                detail: "the dial was given up".to_owned(),
-                handshake: false,
-            }))?;
+            outcome.await.unwrap_or_else(|_gone| {
+                Err(DialFailure {
+                    reason: Reason::Fault,
+                    detail: "the dial was given up".to_owned(),
+                    handshake: false,
+                })
+            })?;
         }
     }
 

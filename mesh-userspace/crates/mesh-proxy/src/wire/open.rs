@@ -72,7 +72,7 @@ impl Open {
                 CLIENT => once(&mut client, decode_address(value).map(ClientAddr), "client")?,
                 SERVICE => once(&mut service, decode_name(value), "service")?,
                 TRACE => once(&mut trace, decode_trace(value), "trace context")?,
-                OPTIONAL_FROM.. => {}
+                kind if kind >= OPTIONAL_FROM => {}
                 _ => return Err(WireErrorKind::BadField("field type")),
             }
         }

@@ -52,9 +52,15 @@ fn open() -> impl Strategy<Value = Open> {
 
 fn sample() -> impl Strategy<Value = Sample> {
     let stream = 1_u32..;
-    let refusal = (proptest::sample::select(RefusalCode::ALL), "[ -~äöü€]{0,60}");
+    let refusal = (
+        proptest::sample::select(RefusalCode::ALL),
+        "[ -~äöü€]{0,60}",
+    );
     prop_oneof![
-        (stream.clone(), proptest::collection::vec(any::<u8>(), 1..600))
+        (
+            stream.clone(),
+            proptest::collection::vec(any::<u8>(), 1..600)
+        )
             .prop_map(|(stream, bytes)| Sample::Data(stream, bytes)),
         (stream.clone(), open()).prop_map(|(stream, open)| Sample::Other(Frame::Open {
             stream,
@@ -64,7 +70,9 @@ fn sample() -> impl Strategy<Value = Sample> {
             let result = refusal.map_or(Ok(()), |(code, detail)| Err(Refusal { code, detail }));
             Sample::Other(Frame::OpenResult { stream, result })
         }),
-        stream.clone().prop_map(|stream| Sample::Other(Frame::Fin { stream })),
+        stream
+            .clone()
+            .prop_map(|stream| Sample::Other(Frame::Fin { stream })),
         (stream.clone(), proptest::sample::select(ResetCode::ALL))
             .prop_map(|(stream, code)| Sample::Other(Frame::Reset { stream, code })),
         (stream.clone(), 1_u32..)
@@ -150,40 +158,88 @@ fn what_is_not_a_frame_is_refused() {
         (frame(9, 1, &[]), UnknownType(9)),
         (frame(255, 1, &[]), UnknownType(255)),
         (frame(code::DATA, 1, &[]), bad(code::DATA, 0)),
-        (vec![code::DATA, 255, 255, 255, 0, 0, 0, 1], bad(code::DATA, 0xff_ffff)),
+        (
+            vec![code::DATA, 255, 255, 255, 0, 0, 0, 1],
+            bad(code::DATA, 0xff_ffff),
+        ),
         (frame(code::OPEN, 1, &[0; 1025]), bad(code::OPEN, 1025)),
         (frame(code::FIN, 1, &[0]), bad(code::FIN, 1)),
         (frame(code::RESET, 1, &[]), bad(code::RESET, 0)),
         (frame(code::CREDIT, 1, &[0; 3]), bad(code::CREDIT, 3)),
         (frame(code::OPEN_RESULT, 1, &[]), bad(code::OPEN_RESULT, 0)),
-        (frame(code::OPEN_RESULT, 1, &[1; 300]), bad(code::OPEN_RESULT, 300)),
-        (frame(code::DATA, 0, &[1]), BadStream { frame: code::DATA, stream: 0 }),
-        (frame(code::DRAIN, 3, &[]), BadStream { frame: code::DRAIN, stream: 3 }),
+        (
+            frame(code::OPEN_RESULT, 1, &[1; 300]),
+            bad(code::OPEN_RESULT, 300),
+        ),
+        (
+            frame(code::DATA, 0, &[1]),
+            BadStream {
+                frame: code::DATA,
+                stream: 0,
+            },
+        ),
+        (
+            frame(code::DRAIN, 3, &[]),
+            BadStream {
+                frame: code::DRAIN,
+                stream: 3,
+            },
+        ),
         (frame(code::RESET, 1, &[0]), BadField("reset code")),
         (frame(code::RESET, 1, &[99]), BadField("reset code")),
         (frame(code::CREDIT, 1, &[0; 4]), BadField("credit")),
-        (frame(code::OPEN_RESULT, 1, &[99, b'x']), BadField("refusal code")),
-        (frame(code::OPEN_RESULT, 1, &[0, b'x']), BadField("refusal code")),
-        (frame(code::OPEN_RESULT, 1, &[1, 27, b'[']), BadField("detail")),
+        (
+            frame(code::OPEN_RESULT, 1, &[99, b'x']),
+            BadField("refusal code"),
+        ),
+        (
+            frame(code::OPEN_RESULT, 1, &[0, b'x']),
+            BadField("refusal code"),
+        ),
+        (
+            frame(code::OPEN_RESULT, 1, &[1, 27, b'[']),
+            BadField("detail"),
+        ),
         (frame(code::OPEN_RESULT, 1, &[1, 0xff]), BadField("detail")),
         (frame(code::OPEN, 1, &[2]), OpenVersion(2)),
         (open(&[&target]), BadField("client")),
         (open(&[&client]), BadField("destination")),
         (open(&[&target, &target, &client]), BadField("destination")),
         (open(&[&mapped, &client]), BadField("destination")),
-        (open(&[&[1, 0, 6, 10, 0, 0, 1, 0, 0], &client]), BadField("destination")),
-        (open(&[&target, &client, &[3, 0, 2, 5, b'x']]), BadField("service")),
-        (open(&[&target, &client, &[3, 0, 3, 1, b'x', 27]]), BadField("service")),
-        (open(&[&target, &client, &[4, 0, 0]]), BadField("field type")),
-        (open(&[&target, &client, &[128, 0, 1, 0]]), BadField("trace context")),
+        (
+            open(&[&[1, 0, 6, 10, 0, 0, 1, 0, 0], &client]),
+            BadField("destination"),
+        ),
+        (
+            open(&[&target, &client, &[3, 0, 2, 5, b'x']]),
+            BadField("service"),
+        ),
+        (
+            open(&[&target, &client, &[3, 0, 3, 1, b'x', 27]]),
+            BadField("service"),
+        ),
+        (
+            open(&[&target, &client, &[4, 0, 0]]),
+            BadField("field type"),
+        ),
+        (
+            open(&[&target, &client, &[128, 0, 1, 0]]),
+            BadField("trace context"),
+        ),
         (open(&[&target, &client, &[1, 0]]), BadField("field header")),
-        (open(&[&target, &client, &[1, 0, 9]]), BadField("field length")),
+        (
+            open(&[&target, &client, &[1, 0, 9]]),
+            BadField("field length"),
+        ),
     ] {
         assert_eq!(refused(&record), kind, "{record:?}");
     }
     // What a later version adds may be skipped, where it says so.
     let later = open(&[&target, &client, &[200, 0, 2, 1, 2]]);
-    assert!(matches!(frames(&later).next(), Some(Ok(Frame::Open { .. }))));
+    assert!(matches!(
+        frames(&later).next(),
+        Some(Ok(Frame::Open { .. }))
+    ));
 }
 
 #[test]
@@ -216,5 +272,8 @@ fn the_largest_frame_fills_a_record() {
     }
     .encode(&mut record);
     assert_eq!(record.len(), super::MAX_RECORD);
-    assert!(matches!(frames(&record).next(), Some(Ok(Frame::Data { .. }))));
+    assert!(matches!(
+        frames(&record).next(),
+        Some(Ok(Frame::Data { .. }))
+    ));
 }
