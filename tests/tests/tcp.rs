@@ -162,11 +162,17 @@ fn a_real_database_that_speaks_first() -> Result<()> {
             for host in addresses {
                 let query = || {
                     client
-                    .program("mariadb")
-                    .args(["--no-defaults", "--protocol=tcp", "--connect-timeout=5", "--skip-column-names"])
-                    .args(["--host", &host.to_string(), "--execute"])
-                    .args(["select concat('answer ', 6 * 7, ' to ', host) from information_schema.processlist where id = connection_id()"])
-                    .output()
+                        .program("mariadb")
+                        .args([
+                            "--no-defaults",
+                            "--protocol=tcp",
+                            "--connect-timeout=5",
+                            "--skip-column-names",
+                        ])
+                        .args(["--user", mariadb::USER])
+                        .args(["--host", &host.to_string(), "--execute"])
+                        .args(["select concat('answer ', 6 * 7, ' to ', user())"])
+                        .output()
                 };
                 let answer = eventually("the database answers", Duration::from_secs(40), || {
                     let (status, output) = query()?;
@@ -174,7 +180,7 @@ fn a_real_database_that_speaks_first() -> Result<()> {
                 })?;
                 let own = client.beside((host, 0).into());
                 ensure!(
-                    answer.starts_with(&format!("answer 42 to {own}")),
+                    answer.trim() == format!("answer 42 to {}@{own}", mariadb::USER),
                     "the database must see the client's own address {own}: {answer:?}"
                 );
             }
@@ -268,6 +274,7 @@ fn a_gibibyte_down_is_byte_exact() -> Result<()> {
             "{received:?}"
         );
         ensure!(session.must("end")?.end);
+        drop(session);
         eprintln!(
             "down: {} MiB/s",
             GIB / MIB * 1_000_000 / received.micros.max(1)

@@ -10,6 +10,9 @@ use super::Cluster;
 use super::place::Place;
 use crate::host::process::Process;
 
+/// Who may ask, from anywhere, without a password.
+pub const USER: &str = "shop";
+
 /// MariaDB with an empty database, listening in a pod.
 pub fn start(cluster: &Cluster, place: &Place) -> Result<Process> {
     let folder = cluster.folder().join("mariadb");
@@ -28,6 +31,9 @@ pub fn start(cluster: &Cluster, place: &Place) -> Result<Process> {
         .log(&folder.join("install.log"))
         .start()?
         .wait(Duration::from_secs(60))?;
+    let users = folder.join("users.sql");
+    fs::write(&users, format!("CREATE USER {USER}@'%';\n"))
+        .with_context(|| format!("write {}", users.display()))?;
     place
         .program("mariadbd")
         .args([
@@ -35,7 +41,6 @@ pub fn start(cluster: &Cluster, place: &Place) -> Result<Process> {
             "--user=root",
             "--port=3306",
             "--bind-address=*",
-            "--skip-grant-tables",
         ])
         .args([
             "--skip-networking=0",
@@ -43,7 +48,10 @@ pub fn start(cluster: &Cluster, place: &Place) -> Result<Process> {
             "--innodb-buffer-pool-size=16M",
         ])
         .args([option("datadir", &data), option("socket", &socket)])
-        .args([option("pid-file", &folder.join("pid"))])
+        .args([
+            option("pid-file", &folder.join("pid")),
+            option("init-file", &users),
+        ])
         .log(&folder.join("log"))
         .start()
 }
