@@ -2,16 +2,14 @@
 //!
 //! Composition and words only: no protocol, no policy, no kernel map. Reading order: [`cli`] (what can be asked),
 //! [`api`] (what the agent and the command line say to each other), [`agent`] (the node's parts, put together in
-//! `agent/compose.rs`, the one place that knows all crates), [`telemetry`] (the log).
+//! `agent/compose.rs`, the one place that knows all crates), [`telemetry`] (the log),
+//! [`memory`] (what the processes hold).
 
 mod agent;
 mod api;
 mod cli;
+mod memory;
 mod telemetry;
-
-/// Connections allocate and free on every thread; the system allocator keeps what they freed.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> std::process::ExitCode {
     cli::run()

@@ -7,6 +7,7 @@ use crate::agent;
 /// Runs it until it is told to end.
 pub(crate) fn run(args: NodeArgs) -> Result<Exit, CliError> {
     crate::telemetry::start(&args.log).map_err(|error| CliError::Usage(error.to_string()))?;
+    crate::memory::begin();
     match agent::run(args) {
         Ok(()) => Ok(Exit::Ok),
         Err(error @ agent::AgentError::NotRoot) => Err(CliError::NotPermitted(error.to_string())),

@@ -26,6 +26,7 @@ use crate::deliver::{DialError, dial};
 use crate::drain::Drain;
 use crate::figures::{Counters, Open, ThreadTunnels};
 use crate::link::ToAgent;
+use crate::memory::Memory;
 use crate::origin::OriginOf;
 use crate::record::{Connections, Recorder, Sink};
 use crate::served::Served;
@@ -56,6 +57,8 @@ pub(crate) struct Shared {
     pub(crate) agent: UnboundedSender<ToAgent>,
     /// Where a connection was dialled to.
     pub(crate) kernel: Box<dyn OriginOf>,
+    /// How memory is given back.
+    pub(crate) memory: Memory,
     /// Whether the worker stops.
     pub(crate) drain: Drain,
     /// When the worker began: the balancer's time counts from here.

@@ -12,6 +12,7 @@
 
 pub mod confine;
 pub mod link;
+pub mod memory;
 pub mod tls;
 pub mod tunnel;
 pub mod wire;

@@ -43,6 +43,11 @@ impl Sink {
         (Self { queue, lost, next }, records)
     }
 
+    /// A number that grows with every record.
+    pub(crate) fn opened(&self) -> u64 {
+        self.next.load(Ordering::Relaxed)
+    }
+
     fn give(&self, record: Record) {
         if self.queue.try_send(record).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
@@ -150,6 +155,7 @@ impl Live {
 #[derive(Default)]
 pub(crate) struct Connections {
     live: RefCell<BTreeMap<u64, Rc<Live>>>,
+    opened: Cell<u64>,
 }
 
 impl Connections {
@@ -169,6 +175,11 @@ impl Connections {
     /// How many there are.
     pub(crate) fn count(&self) -> usize {
         self.live.borrow().len()
+    }
+
+    /// How many there have been.
+    pub(crate) fn opened(&self) -> u64 {
+        self.opened.get()
     }
 }
 
@@ -223,6 +234,7 @@ impl Recorder {
             cut: Cell::new(None),
         });
         connections.live.borrow_mut().insert(id, Rc::clone(&live));
+        connections.opened.set(connections.opened.get() + 1);
         Self {
             live,
             connections: Rc::clone(connections),

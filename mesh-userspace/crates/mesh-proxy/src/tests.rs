@@ -3,7 +3,6 @@
 //! Each test runs in a network namespace of its own, where 10.77.0.0/16 is local, as a process of its own: this test
 //! binary again. What the kernel programs would say of a dial is put in by [`scene::Origins`].
 
-mod size;
 mod agent;
 mod apps;
 mod limits;

@@ -33,6 +33,7 @@ mod record;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use buffer::give_back as give_back_buffers;
 pub(crate) use inbox::Inbox;
 pub(crate) use outbox::Outbox;
 

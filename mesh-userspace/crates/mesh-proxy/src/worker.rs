@@ -22,6 +22,7 @@ use crate::context::{ServedWorkloads, Settings, Shared};
 use crate::drain::Drain;
 use crate::figures::Counters;
 use crate::link::{self, Endpoint, LinkError, ToAgent, ToWorker, WorkerEnd};
+use crate::memory::Memory;
 use crate::origin::{Kernel, OriginOf};
 use crate::record::Sink;
 
@@ -74,17 +75,23 @@ pub enum WorkerError {
 ///
 /// # Errors
 /// When it cannot be set up. Once it serves, nothing the agent says ends it but a drain.
-pub fn run() -> Result<(), WorkerError> {
+pub fn run(memory: Memory) -> Result<(), WorkerError> {
     let link = take_link()?;
     confine::give_up_privileges()?;
     let runtime = runtime("its control thread")?;
-    runtime.block_on(serve(link, Box::new(Kernel), confine::filter_system_calls))
+    runtime.block_on(serve(
+        link,
+        Box::new(Kernel),
+        memory,
+        confine::filter_system_calls,
+    ))
 }
 
 /// The worker's life, but for what belongs to a process of its own.
 pub(crate) async fn serve(
     link: OwnedFd,
     kernel: Box<dyn OriginOf>,
+    memory: Memory,
     confine: impl FnOnce() -> Result<(), ConfineError>,
 ) -> Result<(), WorkerError> {
     let link: WorkerEnd = Endpoint::new(link)?;
@@ -93,9 +100,10 @@ pub(crate) async fn serve(
     let (settings, threads) = hello(&link).await?;
     warm_up_cryptography();
     let (agent, messages) = unbounded_channel();
-    let (shared, records) = shared(settings, agent, kernel);
+    let (shared, records) = shared(settings, agent, kernel, memory);
     let threads = data::start(&shared, threads)?;
     confine()?;
+    (memory.started)();
     let ready = ToAgent::Ready {
         version: link::VERSION,
     };
@@ -141,6 +149,7 @@ fn shared(
     settings: Settings,
     agent: tokio::sync::mpsc::UnboundedSender<ToAgent>,
     kernel: Box<dyn OriginOf>,
+    memory: Memory,
 ) -> (Arc<Shared>, Records) {
     let counters = Counters::default();
     let (sink, records) = Sink::new(settings.generation, Arc::clone(&counters.records_lost));
@@ -153,6 +162,7 @@ fn shared(
         counters,
         agent,
         kernel,
+        memory,
         drain: Drain::new(),
         started: Instant::now(),
     });

@@ -25,6 +25,7 @@ use super::view::{Command, View};
 use super::watchdog::Watchdog;
 use crate::api::objects::EnrolmentState;
 use crate::cli::args::OnStop;
+use crate::memory;
 use demand::Demand;
 use end::{Ending, Opening};
 
@@ -81,6 +82,8 @@ struct State {
     opening: Option<Opening>,
     looked_at: Instant,
     maintained_at: Instant,
+    /// What only the start needed was given back.
+    settled: bool,
 }
 
 /// The parts of a node, before it lives.
@@ -197,6 +200,7 @@ impl Node {
                 opening: None,
                 looked_at: now,
                 maintained_at: now,
+                settled: false,
             },
         }
     }
@@ -257,6 +261,7 @@ impl Node {
         }
         if now.duration_since(self.state.maintained_at) >= MAINTENANCE {
             self.state.maintained_at = now;
+            memory::give_back();
             if let Err(error) = self.kernel.maintain() {
                 tracing::warn!(
                     error = chain(&error),
@@ -279,6 +284,15 @@ impl Node {
         }
         self.show_enrolments();
         self.show_counters();
+        self.settle();
+    }
+
+    /// Verifying programs and reading types takes several times the memory that the rest of the agent's life does.
+    fn settle(&mut self) {
+        if !self.state.settled && self.state.enrolments.settled() {
+            self.state.settled = true;
+            memory::give_back_start();
+        }
     }
 
     fn command(&mut self, command: Command) {

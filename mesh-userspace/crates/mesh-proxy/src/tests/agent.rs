@@ -236,7 +236,12 @@ pub(super) fn worker_in_thread(origins: &Origins) -> Agent {
             .build()
             .unwrap();
         runtime
-            .block_on(crate::worker::serve(worker, origins, || Ok(())))
+            .block_on(crate::worker::serve(
+                worker,
+                origins,
+                crate::memory::Memory::default(),
+                || Ok(()),
+            ))
             .unwrap();
     });
     Agent::new(agent)

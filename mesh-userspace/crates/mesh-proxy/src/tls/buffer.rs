@@ -34,6 +34,11 @@ impl Buffer {
     }
 }
 
+/// Gives the buffers that this thread keeps back to the allocator.
+pub(crate) fn give_back() {
+    FREE.take();
+}
+
 impl Drop for Buffer {
     fn drop(&mut self) {
         let bytes = std::mem::take(&mut self.0);

@@ -26,6 +26,7 @@ use crate::link::{
     Identities, LinkError, Listener, LocalWorkload, MAX_RECORDS, Received, ToAgent, ToWorker,
     WorkerEnd, payload,
 };
+use crate::memory::Thrift;
 use crate::served::Served;
 
 /// How long a record may wait for company.
@@ -248,8 +249,13 @@ impl Control<'_> {
     async fn tick(&self) {
         let mut ticks = interval(Duration::from_secs(1));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut thrift = Thrift::default();
         loop {
             ticks.tick().await;
+            // Records pass through here: there was something to do as often as there was a record.
+            if thrift.tick(0, self.shared.sink.opened()) {
+                (self.shared.memory.give_back)();
+            }
             for served in self.shared.served.load().by_id.values() {
                 served.reservoir.tick();
             }

@@ -19,8 +19,9 @@ use super::{WorkerError, runtime, set_up};
 use crate::context::{Context, Shared};
 use crate::figures::ThreadTunnels;
 use crate::link::{Listener, ListenerKind, ToAgent};
+use crate::memory::Thrift;
 use crate::served::{Served, Share};
-use crate::{listen, recheck};
+use crate::{listen, recheck, tls};
 
 /// After the deadline: for resets to go out, and for records to be closed.
 const AFTERMATH: Duration = Duration::from_millis(200);
@@ -192,6 +193,7 @@ async fn run(cx: Rc<Context>, mut commands: UnboundedReceiver<Command>) {
     let mut accepting = JoinSet::new();
     let mut ticks = interval(Duration::from_secs(1));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut thrift = Thrift::default();
     let work = async {
         loop {
             tokio::select! {
@@ -199,6 +201,9 @@ async fn run(cx: Rc<Context>, mut commands: UnboundedReceiver<Command>) {
                 _ = ticks.tick() => {
                     cx.connections.report(&cx.shared.sink);
                     cx.figures.publish(cx.pool.figures(), cx.server.figures());
+                    if thrift.tick(cx.connections.count(), cx.connections.opened()) {
+                        give_back(&cx);
+                    }
                 }
                 () = cx.shared.drain.begun() => break,
             }
@@ -220,6 +225,11 @@ async fn run(cx: Rc<Context>, mut commands: UnboundedReceiver<Command>) {
         () = work => {}
         () = cx.shared.drain.expired() => cut_all(&cx).await,
     }
+}
+
+fn give_back(cx: &Context) {
+    tls::give_back_buffers();
+    (cx.shared.memory.give_back)();
 }
 
 fn carry_out(cx: &Rc<Context>, command: Command, accepting: &mut JoinSet<()>) {
