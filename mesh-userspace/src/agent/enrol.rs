@@ -13,19 +13,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use mesh_core::identity::SpiffeId;
 use mesh_core::workload::{Name, WorkloadId};
-use mesh_kernel::{EnrolRequest, GuardMode, Kernel, Target, Udp};
-use mesh_proxy::link::{self, LocalWorkload, ToWorker};
+use mesh_kernel::{GuardMode, Kernel, Udp};
+use mesh_proxy::link::{LocalWorkload, ToWorker};
 
-use super::select::{self, Found, Mark, Selector};
+use super::select::{self, Mark, Selector};
 use super::supervise::{Outgoing, chain};
-use crate::api::objects::{Enrolment, EnrolmentState};
+
+mod describe;
+mod prepare;
 
 /// The first wait for something that is not there.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
@@ -214,132 +215,6 @@ impl Enrolments {
         prepared
     }
 
-    fn prepare(
-        &mut self,
-        wanted: &Wanted,
-        cx: &mut Context<'_>,
-    ) -> Result<(Active, Vec<mesh_kernel::Listener>), String> {
-        let (found, mark) =
-            select::find(&wanted.selector, cx.cgroup2).map_err(|error| error.to_string())?;
-        let target = match found {
-            Found::NetworkNamespace(namespace) => Target::NetworkNamespace(namespace),
-            Found::Cgroup(path) => Target::Cgroup {
-                path,
-                addresses: wanted.addresses.clone(),
-                ports: wanted.ports.clone(),
-            },
-        };
-        let known = cx.kernel.known_id(&target).map_err(|error| chain(&error))?;
-        let id = match known {
-            Some(id) => id,
-            None => self.free_id(cx.kernel),
-        };
-        if let Some(id) = known {
-            self.claimed.insert(id);
-            if let Some((other, _)) = self.entries.iter().find(|(name, entry)| {
-                **name != wanted.name && entry.active().is_some_and(|active| active.id == id)
-            }) {
-                return Err(format!("{other} selects the same; a workload has one name"));
-            }
-        }
-        let prepared = cx
-            .kernel
-            .enrol(EnrolRequest {
-                id,
-                target,
-                mode: wanted.mode,
-                udp: wanted.udp,
-            })
-            .map_err(|error| chain(&error))?;
-        tracing::info!(
-            workload = %wanted.name,
-            %id,
-            addresses = ?prepared.addresses,
-            adopted = prepared.adopted,
-            guard = ?prepared.guard,
-            "prepared"
-        );
-        let workload = LocalWorkload {
-            id,
-            name: wanted.name.clone(),
-            identity: wanted.identity.clone(),
-            addresses: prepared.addresses,
-            host: prepared.host,
-        };
-        Ok((Active { id, mark, workload }, prepared.listeners))
-    }
-
-    /// A number that nobody has, nor had in this agent's time.
-    fn free_id(&mut self, kernel: &Kernel) -> WorkloadId {
-        let used = kernel.known();
-        let mut id = self
-            .last_id
-            .max(used.iter().map(|id| id.0).max().unwrap_or(0));
-        loop {
-            id = id.checked_add(1).unwrap_or(1);
-            if !used.contains(&WorkloadId(id)) {
-                self.last_id = id;
-                return WorkloadId(id);
-            }
-        }
-    }
-
-    /// Tells the worker about a workload.
-    pub(crate) fn announce(
-        &mut self,
-        workload: &LocalWorkload,
-        listeners: Vec<mesh_kernel::Listener>,
-        cx: &mut Context<'_>,
-    ) {
-        if workload.host && !self.host_told {
-            match cx.kernel.host_listeners() {
-                Ok(shared) => {
-                    let (kinds, sockets) = split(shared);
-                    (cx.say)(Outgoing::Message(
-                        ToWorker::Host { listeners: kinds },
-                        sockets,
-                    ));
-                    self.host_told = true;
-                }
-                Err(error) => {
-                    tracing::error!(
-                        error = chain(&error),
-                        "host services cannot be reached from other nodes"
-                    );
-                }
-            }
-        }
-        let (kinds, sockets) = split(listeners);
-        let message = ToWorker::Enrol {
-            workload: workload.clone(),
-            listeners: kinds,
-        };
-        (cx.say)(Outgoing::Message(message, sockets));
-    }
-
-    /// Tells a new worker about everything. What was leaving has left: its connections ended with the worker before.
-    pub(crate) fn announce_all(&mut self, cx: &mut Context<'_>) {
-        self.host_told = false;
-        let leaving: Vec<WorkloadId> = self.ids(|state| matches!(state, State::Leaving(_)));
-        for id in leaving {
-            self.left(id, cx);
-        }
-        let active: Vec<LocalWorkload> = self
-            .entries
-            .values()
-            .filter_map(|entry| entry.active().map(|active| active.workload.clone()))
-            .collect();
-        for workload in active {
-            match cx.kernel.listeners(workload.id) {
-                Ok(listeners) => self.announce(&workload, listeners, cx),
-                Err(error) => {
-                    tracing::error!(workload = %workload.name, error = chain(&error), "has no listeners any more");
-                    self.leave(&workload.name, "its listeners were lost", cx);
-                }
-            }
-        }
-    }
-
     /// The worker accepts from a workload's listeners.
     pub(crate) fn acked(&mut self, id: WorkloadId, cx: &mut Context<'_>) {
         let Some((name, entry)) = self
@@ -503,80 +378,6 @@ impl Enrolments {
                 .ids(|state| matches!(state, State::Preparing(_)))
                 .is_empty()
     }
-
-    /// The name behind a number.
-    pub(crate) fn name(&self, id: WorkloadId) -> Option<&Name> {
-        let mut entries = self.entries.iter();
-        entries
-            .find(|(_, entry)| entry.active().is_some_and(|active| active.id == id))
-            .map(|(name, _)| name)
-    }
-
-    /// The workload behind a number.
-    pub(crate) fn workload(&self, id: WorkloadId) -> Option<&LocalWorkload> {
-        let mut active = self.entries.values().filter_map(Entry::active);
-        active
-            .find(|active| active.id == id)
-            .map(|active| &active.workload)
-    }
-
-    /// The addresses that workloads were found to have.
-    pub(crate) fn addresses(&self) -> BTreeMap<Name, Vec<IpAddr>> {
-        self.entries
-            .iter()
-            .filter_map(|(name, entry)| {
-                Some((name.clone(), entry.active()?.workload.addresses.clone()))
-            })
-            .collect()
-    }
-
-    /// The identities in use: what leaves keeps its own until its last connection has ended.
-    pub(crate) fn identities(&self) -> BTreeSet<SpiffeId> {
-        let wanted = self
-            .entries
-            .values()
-            .filter_map(|entry| entry.wanted.as_ref());
-        let active = self.entries.values().filter_map(Entry::active);
-        wanted
-            .map(|wanted| wanted.identity.clone())
-            .chain(active.map(|active| active.workload.identity.clone()))
-            .collect()
-    }
-
-    /// The names that use an identity.
-    pub(crate) fn users(&self, identity: &SpiffeId) -> Vec<String> {
-        self.entries
-            .iter()
-            .filter(|(_, entry)| {
-                entry
-                    .wanted
-                    .as_ref()
-                    .is_some_and(|wanted| wanted.identity == *identity)
-            })
-            .map(|(name, _)| name.to_string())
-            .collect()
-    }
-
-    /// For people.
-    pub(crate) fn describe(&self) -> BTreeMap<Name, Enrolment> {
-        self.entries
-            .iter()
-            .map(|(name, entry)| {
-                let enrolment = Enrolment {
-                    state: match entry.state {
-                        State::Waiting { .. } => EnrolmentState::Waiting,
-                        State::Preparing(_) => EnrolmentState::Preparing,
-                        State::Enrolled(_) => EnrolmentState::Enrolled,
-                        State::Leaving(_) => EnrolmentState::Leaving,
-                    },
-                    since: entry.since,
-                    reason: entry.reason.clone(),
-                    id: entry.active().map(|active| active.id.0),
-                };
-                (name.clone(), enrolment)
-            })
-            .collect()
-    }
 }
 
 /// Changes what can be changed in place; `false`: it has to leave and come again.
@@ -608,22 +409,4 @@ fn adjust(old: &Wanted, new: &Wanted, entry: &Entry, cx: &mut Context<'_>) -> bo
             false
         }
     }
-}
-
-fn split(listeners: Vec<mesh_kernel::Listener>) -> (Vec<link::Listener>, Vec<OwnedFd>) {
-    listeners
-        .into_iter()
-        .map(|listener| {
-            let kind = match listener.kind {
-                mesh_kernel::ListenerKind::Outbound => link::ListenerKind::Outbound,
-                mesh_kernel::ListenerKind::Tunnel => link::ListenerKind::Tunnel,
-                mesh_kernel::ListenerKind::Plaintext => link::ListenerKind::Plaintext,
-            };
-            let kind = link::Listener {
-                kind,
-                ipv6: listener.ipv6,
-            };
-            (kind, listener.socket)
-        })
-        .unzip()
 }

@@ -123,6 +123,9 @@ fn not_ready(state: &State) -> Vec<String> {
         !state.kernel.attached,
         "the kernel programs are not attached",
     );
+    if let Some(why) = &state.kernel.uncaptured {
+        lacks(true, &format!("not every destination is captured: {why}"));
+    }
     lacks(!state.worker.ready, "the worker does not serve yet");
     lacks(
         state.configuration.applied_generation == 0,
@@ -268,6 +271,14 @@ fn check_kernel(state: &State, checks: &mut Vec<Check>) {
             "find out who removes it; then restart the agent",
         ),
     });
+    if let Some(why) = &kernel.uncaptured {
+        checks.push(Check::bad(
+            SECTION,
+            CheckState::Failed,
+            format!("not every destination is captured, so dials to the others leave in clear: {why}"),
+            "it is tried again all the time; if the map is full, have fewer workloads and services in the configuration",
+        ));
+    }
     if kernel.repaired > 0 {
         checks.push(Check::bad(
             SECTION,

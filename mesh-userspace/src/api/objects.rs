@@ -296,6 +296,9 @@ pub(crate) struct Worker {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Kernel {
     pub(crate) attached: bool,
+    /// Why not every destination of the mesh is captured.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) uncaptured: Option<String>,
     /// Faults that the watchdog found and repaired, since the start.
     pub(crate) repaired: u64,
     /// Faults that it could not repair.

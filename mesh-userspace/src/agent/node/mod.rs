@@ -280,6 +280,7 @@ impl Node {
     fn look(&mut self) {
         self.tend_identities();
         if self.state.ending.is_none() {
+            self.capture_again();
             self.enrolling(|enrolments, cx| enrolments.check(cx));
         }
         self.show_enrolments();

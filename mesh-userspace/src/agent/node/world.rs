@@ -59,6 +59,33 @@ impl Node {
         self.show_enrolments();
     }
 
+    /// Makes the addresses of the world what the kernel captures. Until that succeeds the node is not ready, and it is
+    /// tried again.
+    fn capture(&mut self, snapshot: &Snapshot) -> usize {
+        let destinations: BTreeMap<IpNet, Class> = snapshot
+            .captured_addresses()
+            .map(|address| (IpNet::from(address), Class::Capture))
+            .collect();
+        let uncaptured = match self.kernel.set_destinations(&destinations) {
+            Ok(()) => None,
+            Err(error) => {
+                let why = chain(&error);
+                tracing::error!(error = why, "the kernel does not capture every destination");
+                Some(why)
+            }
+        };
+        self.view.state().kernel.uncaptured = uncaptured;
+        destinations.len()
+    }
+
+    /// Tries again what the kernel refused.
+    pub(super) fn capture_again(&mut self) {
+        if self.view.state().kernel.uncaptured.is_some() {
+            let snapshot = self.view.snapshot.load_full();
+            self.capture(&snapshot);
+        }
+    }
+
     /// Holds a certificate for every identity in use, and for no other.
     pub(super) fn tend_identities(&mut self) {
         let identities = self.state.enrolments.identities();
@@ -90,27 +117,14 @@ impl Node {
             None => world,
         };
         let snapshot = Arc::new(Snapshot::new(world));
-        let destinations: BTreeMap<IpNet, Class> = snapshot
-            .captured_addresses()
-            .map(|address| (IpNet::from(address), Class::Capture))
-            .collect();
-        if let Err(error) = self.kernel.set_destinations(&destinations) {
-            tracing::error!(
-                error = chain(&error),
-                "the kernel does not capture every destination"
-            );
-        }
+        let captured = self.capture(&snapshot);
         self.view.snapshot.store(Arc::clone(&snapshot));
         self.say(Outgoing::World(snapshot));
         self.metrics
             .config_generation
             .set(i64::try_from(generation).unwrap_or(i64::MAX));
         self.view.state().configuration.generation = generation;
-        tracing::info!(
-            generation,
-            destinations = destinations.len(),
-            "published the world"
-        );
+        tracing::info!(generation, destinations = captured, "published the world");
     }
 }
 
