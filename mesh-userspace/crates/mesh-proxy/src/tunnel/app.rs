@@ -154,6 +154,12 @@ impl App {
         !self.pending.is_empty()
     }
 
+    /// How many bytes wait for the socket.
+    #[cfg(feature = "fuzzing")]
+    pub(super) fn pending(&self) -> usize {
+        self.pending.len()
+    }
+
     /// Tells the application that nothing more will come.
     pub(super) fn finish(&mut self) -> io::Result<()> {
         match SockRef::from(&*self.socket).shutdown(Shutdown::Write) {

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 
 use super::error::TunnelError;
 use super::mailbox::Mailbox;
-use super::stream::Side;
+use super::state::Side;
 use super::table::Streams;
 use super::task::Task;
 use super::{Dialler, Limits, PeerChain, TunnelKey};

@@ -3,7 +3,7 @@
 use mesh_core::outcome::Reason;
 
 use super::credit::Exceeded;
-use super::stream::Violation;
+use super::state::Violation;
 use crate::tls::TlsError;
 use crate::wire::WireError;
 

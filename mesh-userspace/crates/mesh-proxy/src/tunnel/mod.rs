@@ -10,7 +10,7 @@
 //! | a story asks for a stream; it joins a tunnel that is open, or one is opened | [`pool`], `client` |
 //! | the other node's worker takes the tunnel and asks the inbound story about each stream | [`server`] |
 //! | the tunnel's task: turn by turn, what is received, what is sent | `task`, `receive`, `send`, `raw` |
-//! | the streams: their states, their credit, their sockets, which of them are ready | `table`, `stream`, `credit`, `app`, `ready` |
+//! | the streams: their states, their credit, their sockets, which of them are ready | `table`, `stream`, `state`, `credit`, `app`, `ready` |
 //! | what a story keeps of its stream | [`handle`] |
 //!
 //! It must not know worlds, routes, policies or records: the stories decide, and are told how it ended.
@@ -40,11 +40,14 @@ mod app;
 mod client;
 mod credit;
 mod error;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod mailbox;
 mod raw;
 mod ready;
 mod receive;
 mod send;
+mod state;
 mod stream;
 mod table;
 mod task;
@@ -230,15 +233,4 @@ impl fmt::Debug for Accepted {
             .field("app", &self.app)
             .finish_non_exhaustive()
     }
-}
-
-#[cfg(test)]
-pub(crate) fn print_sizes() {
-    println!("table::Stream {}", size_of::<table::Stream>());
-    println!("app::App {}", size_of::<app::App>());
-    println!("handle::Shared {}", size_of::<handle::Shared>());
-    println!("ready::Entry {}", size_of::<ready::Entry>());
-    println!("mailbox::Mailbox {}", size_of::<mailbox::Mailbox>());
-    println!("task::Task {}", size_of::<task::Task>());
-    println!("Opening {}", size_of::<table::Opening>());
 }

@@ -25,7 +25,7 @@ use std::io;
 
 use super::error::TunnelError;
 use super::receive::reset_reason;
-use super::stream::{End, Side, State};
+use super::state::{End, Side, State};
 use super::table::Streams;
 use crate::tls::{Channel, TlsError};
 use crate::wire::{Frame, HEADER, ResetCode};
@@ -200,7 +200,7 @@ impl Streams {
         let Receives::Bytes(id) = self.raw.receives else {
             return Ok(());
         };
-        let may_send = |stream: &super::table::Stream| stream.state.may_send(self.side);
+        let may_send = |stream: &super::stream::Stream| stream.state.may_send(self.side);
         if self.raw.sends()
             || !self.control.is_empty()
             || !self.table.get(&id).is_some_and(may_send)

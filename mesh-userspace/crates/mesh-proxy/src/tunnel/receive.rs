@@ -4,8 +4,9 @@ use std::time::Instant;
 
 use super::app::SLICES;
 use super::error::TunnelError;
-use super::stream::End;
-use super::table::{Opening, Stream, Streams, refusal_reason};
+use super::state::End;
+use super::stream::{Opening, Stream};
+use super::table::{Streams, refusal_reason};
 use crate::wire::{self, Frame, Refusal, ResetCode};
 use mesh_core::outcome::Reason;
 

@@ -4,7 +4,8 @@
 use std::io;
 
 use super::error::TunnelError;
-use super::table::{Opening, Stream, Streams};
+use super::stream::{Opening, Stream};
+use super::table::Streams;
 use crate::socket::Taken;
 use crate::tls::Channel;
 use crate::wire::{self, Frame, HEADER, MAX_PAYLOAD};
@@ -219,7 +220,7 @@ impl Stream {
     }
 
     /// Draws the conclusions from a read. Returns whether FIN is to be said.
-    fn took_locally(&mut self, taken: io::Result<Taken>, side: super::stream::Side) -> bool {
+    fn took_locally(&mut self, taken: io::Result<Taken>, side: super::state::Side) -> bool {
         let Some(app) = &mut self.app else {
             return false;
         };

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use super::client::prepare;
 use super::error::TunnelError;
 use super::mailbox::{Command, Mailbox};
-use super::stream::Side;
+use super::state::Side;
 use super::table::{Acceptor, Streams};
 use super::task::Task;
 use super::{Inbound, Limits, Peer, PeerChain, TunnelFigures};

@@ -1,201 +1,184 @@
-//! The state of one stream, as the events of both applications and of the peer change it. Pure.
-//!
-//! ```text
-//!                     OPEN
-//!                       │
-//!                  ┌────▼────┐ dialling app finishes  ┌──────────────────┐
-//!                  │ Opening ├───────────────────────►│ OpeningFinished  │
-//!                  └─┬────┬──┘                        └──┬────────────┬──┘
-//!            refused │    │ accepted                     │ accepted   │ refused
-//!                    │    │                              │            │
-//!                    │ ┌──▼───┐ our app finishes  ┌──────▼────────┐   │
-//!                    │ │ Open ├──────────────────►│ LocalFinished │   │   (where we dialled; where the peer
-//!                    │ └──┬───┘                   └──────┬────────┘   │    did, it leads to RemoteFinished)
-//!                    │    │ FIN                          │ FIN        │
-//!                    │ ┌──▼─────────────┐                │            │
-//!                    │ │ RemoteFinished │                │            │
-//!                    │ └──┬─────────────┘                │            │
-//!                    │    │ our app finishes             │            │
-//!                    │ ┌──▼──────────────────────────────▼─┐          │
-//!                    └►│ Closed(end)                       │◄─────────┘
-//!                      └───────────────────────────────────┘
-//!                        ▲ from every state: reset by our application, RESET, cut, tunnel lost
-//! ```
-//! "Finished" means that nothing more will come from there. What has come may still be on its way to the other side.
+//! One stream: its state, its credit, its application, and what is kept until it is accepted.
 
-use mesh_core::outcome::Reason;
+use std::collections::VecDeque;
+use std::io;
+use std::rc::Rc;
+use std::time::Instant;
 
-/// Which end of a stream, and of its tunnel, we are.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Side {
-    /// Our application dialled.
-    Dialling,
-    /// Our application is dialled.
-    Accepting,
+use futures_util::future::AbortHandle;
+use tokio::sync::oneshot;
+
+use super::OpenError;
+use super::app::App;
+use super::credit::{Credit, Window};
+use super::handle::Shared;
+use super::ready::Entry;
+use super::state::{End, Side, State};
+use crate::socket;
+
+/// One stream.
+pub(super) struct Stream {
+    pub(super) state: State,
+    pub(super) credit: Credit,
+    pub(super) window: Window,
+    pub(super) shared: Rc<Shared>,
+    pub(super) entry: Entry,
+    /// The application. `None` while the inbound story connects to it.
+    pub(super) app: Option<App>,
+    pub(super) opening: Opening,
+    /// The last read filled its room: the next may be larger.
+    pub(super) eager: bool,
+    /// It is in the list of those that wait for room.
+    pub(super) waits: bool,
+    /// Our application was told that nothing more will come.
+    pub(super) told: bool,
+    pub(super) detail: Option<String>,
 }
 
-/// The state.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum State {
-    /// The accepting application has not taken the connection yet.
-    Opening,
-    /// So, and the dialling application has finished already.
-    OpeningFinished,
-    /// Bytes go both ways.
-    Open,
-    /// Our application has finished.
-    LocalFinished,
-    /// The peer's application has finished.
-    RemoteFinished,
-    /// It is over.
-    Closed(End),
+/// What is needed until a stream is accepted.
+pub(super) enum Opening {
+    /// We dialled, and wait for the answer. What was sent is kept, to be able to send it elsewhere.
+    Offered {
+        kept: Vec<u8>,
+        answer: oneshot::Sender<Result<(), OpenError>>,
+    },
+    /// We accept, and the inbound story is at work. What arrives meanwhile waits.
+    Awaited {
+        story: AbortHandle,
+        pending: VecDeque<u8>,
+    },
+    /// It was accepted.
+    Done,
 }
 
-/// How a stream ended.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum End {
-    /// Both applications finished.
-    Finished,
-    /// It was never accepted.
-    Refused(Reason),
-    /// Our application reset it.
-    LocalReset,
-    /// The peer reset it.
-    RemoteReset,
-    /// We cut it.
-    Cut(Reason),
-}
-
-/// A frame that the peer may not send in this state.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("{event} on a stream that is {state:?}")]
-pub(super) struct Violation {
-    event: &'static str,
-    state: State,
-}
-
-impl State {
-    /// The accepting application took the connection.
-    pub(super) fn accepted(&mut self, side: Side) -> Result<(), Violation> {
-        *self = match (*self, side) {
-            (Self::Opening, _) => Self::Open,
-            (Self::OpeningFinished, Side::Dialling) => Self::LocalFinished,
-            (Self::OpeningFinished, Side::Accepting) => Self::RemoteFinished,
-            (state, _) => return violation("OPEN_RESULT", state),
-        };
-        Ok(())
+impl Stream {
+    pub(super) fn new(
+        shared: Rc<Shared>,
+        entry: Entry,
+        app: Option<App>,
+        opening: Opening,
+    ) -> Self {
+        Self {
+            state: State::Opening,
+            credit: Credit::default(),
+            window: Window::new(Instant::now()),
+            shared,
+            entry,
+            app,
+            opening,
+            eager: false,
+            waits: false,
+            told: false,
+            detail: None,
+        }
     }
 
-    /// It did not.
-    pub(super) fn refused(&mut self, reason: Reason) -> Result<(), Violation> {
-        match *self {
-            Self::Opening | Self::OpeningFinished => {
-                *self = Self::Closed(End::Refused(reason));
-                Ok(())
+    fn has_pending(&self) -> bool {
+        match &self.opening {
+            Opening::Awaited { pending, .. } => !pending.is_empty(),
+            _ => self.app.as_ref().is_some_and(App::has_pending),
+        }
+    }
+
+    /// Takes bytes for the application. Returns how many of them it has taken at once.
+    pub(super) fn hand_over(&mut self, slices: &[&[u8]]) -> io::Result<usize> {
+        match (&mut self.opening, &mut self.app) {
+            (Opening::Awaited { pending, .. }, _) => {
+                for slice in slices {
+                    pending.extend(*slice);
+                }
+                Ok(0)
             }
-            state => violation("OPEN_RESULT", state),
+            (_, Some(app)) => app.write(slices, &self.entry),
+            (_, None) => Ok(0),
         }
     }
 
-    /// Our application has finished.
-    pub(super) fn local_finished(&mut self) {
-        *self = match *self {
-            Self::Opening => Self::OpeningFinished,
-            Self::Open => Self::LocalFinished,
-            Self::RemoteFinished => Self::Closed(End::Finished),
-            state => state,
-        };
-    }
-
-    /// FIN.
-    pub(super) fn remote_finished(&mut self, side: Side) -> Result<(), Violation> {
-        *self = match (*self, side) {
-            (Self::Opening, Side::Accepting) => Self::OpeningFinished,
-            (Self::Open, _) => Self::RemoteFinished,
-            (Self::LocalFinished, _) => Self::Closed(End::Finished),
-            (state, _) => return violation("FIN", state),
-        };
-        Ok(())
-    }
-
-    /// DATA: changes nothing, but is not always allowed.
-    pub(super) fn remote_data(self, side: Side) -> Result<(), Violation> {
-        match (self, side) {
-            (Self::Opening, Side::Accepting) | (Self::Open | Self::LocalFinished, _) => Ok(()),
-            (state, _) => violation("DATA", state),
+    /// The application broke its connection.
+    pub(super) fn broke(&mut self, error: &io::Error) {
+        self.state.local_reset();
+        if error.kind() != io::ErrorKind::ConnectionReset {
+            self.detail
+                .get_or_insert_with(|| format!("the application's connection broke: {error}"));
         }
     }
 
-    /// Our application reset its connection.
-    pub(super) fn local_reset(&mut self) {
-        self.end(End::LocalReset);
-    }
-
-    /// RESET.
-    pub(super) fn remote_reset(&mut self) {
-        self.end(End::RemoteReset);
-    }
-
-    /// We end it: policy, identity, a lost tunnel.
-    pub(super) fn cut(&mut self, reason: Reason) {
-        self.end(End::Cut(reason));
-    }
-
-    /// The first end is the one that is told.
-    fn end(&mut self, end: End) {
-        if !matches!(self, Self::Closed(_)) {
-            *self = Self::Closed(end);
+    /// Bytes that our application sent.
+    pub(super) fn count_local(&self, side: Side, bytes: usize) {
+        match side {
+            Side::Dialling => self.shared.add_sent(bytes),
+            Side::Accepting => self.shared.add_received(bytes),
         }
     }
 
-    /// Whether the accepting application has not answered yet.
-    pub(super) fn is_opening(self) -> bool {
-        matches!(self, Self::Opening | Self::OpeningFinished)
-    }
-
-    /// Whether bytes of our application may be read and sent.
-    pub(super) fn may_send(self, side: Side) -> bool {
-        match self {
-            Self::Open | Self::RemoteFinished => true,
-            Self::Opening => side == Side::Dialling,
-            _ => false,
+    /// Bytes that our application took.
+    pub(super) fn count_remote(&self, side: Side, bytes: usize) {
+        match side {
+            Side::Dialling => self.shared.add_received(bytes),
+            Side::Accepting => self.shared.add_sent(bytes),
         }
     }
 
-    /// Whether nothing more will come from the peer, so that our application may be told once it has everything.
-    pub(super) fn is_remote_finished(self, side: Side) -> bool {
-        match self {
-            Self::RemoteFinished | Self::Closed(End::Finished) => true,
-            Self::OpeningFinished => side == Side::Accepting,
-            _ => false,
+    /// Tells our application, once it has everything, that nothing more will come.
+    pub(super) fn tell_finished(&mut self, side: Side) {
+        if self.told || !self.state.is_remote_finished(side) || self.has_pending() {
+            return;
         }
-    }
-
-    /// How it ended, if it did.
-    pub(super) fn ended(self) -> Option<End> {
-        match self {
-            Self::Closed(end) => Some(end),
-            _ => None,
-        }
-    }
-}
-
-impl End {
-    /// What the record says.
-    pub(super) fn reason(self, side: Side) -> Reason {
-        match (self, side) {
-            (Self::Finished, _) => Reason::Finished,
-            (Self::LocalReset, Side::Dialling) | (Self::RemoteReset, Side::Accepting) => {
-                Reason::ClientReset
+        if let Some(app) = &mut self.app {
+            self.told = true;
+            if let Err(error) = app.finish() {
+                self.broke(&error);
             }
-            (Self::LocalReset, Side::Accepting) | (Self::RemoteReset, Side::Dialling) => {
-                Reason::ServerReset
-            }
-            (Self::Refused(reason) | Self::Cut(reason), _) => reason,
         }
     }
-}
 
-fn violation<T>(event: &'static str, state: State) -> Result<T, Violation> {
-    Err(Violation { event, state })
+    /// Whether nothing is left to do.
+    pub(super) fn is_done(&self) -> bool {
+        match self.state.ended() {
+            None => false,
+            Some(End::Finished) => self.told,
+            Some(_) => true,
+        }
+    }
+
+    /// Ends the application's connection, and says how it ended to whoever waits for it. `untouched`: the peer has
+    /// certainly not handed anything over.
+    pub(super) fn close(self, end: End, side: Side, untouched: bool) {
+        let Self {
+            app,
+            opening,
+            shared,
+            detail,
+            ..
+        } = self;
+        let reason = end.reason(side);
+        match (opening, app) {
+            (Opening::Done, Some(app)) if end != End::Finished => app.reset(),
+            (Opening::Awaited { story, .. }, _) => story.abort(),
+            (Opening::Offered { kept, answer }, Some(app)) => {
+                let unseen = untouched || matches!(end, End::Refused(_)) || kept.is_empty();
+                let returned = if unseen && end != End::LocalReset {
+                    app.into_socket().map(|socket| (socket, kept))
+                } else {
+                    app.reset();
+                    None
+                };
+                let answered = answer.send(Err(OpenError {
+                    returned,
+                    reason,
+                    detail: detail.clone().unwrap_or_default(),
+                }));
+                if let Err(Err(OpenError {
+                    returned: Some((socket, _)),
+                    ..
+                })) = answered
+                {
+                    // The story has gone, so there is nobody to try another endpoint.
+                    socket::reset(&socket);
+                }
+            }
+            (Opening::Done | Opening::Offered { .. }, _) => {}
+        }
+        shared.close(reason, detail);
+    }
 }

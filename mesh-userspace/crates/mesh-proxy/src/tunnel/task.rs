@@ -27,7 +27,7 @@ use tokio::time::Sleep;
 use super::error::TunnelError;
 use super::mailbox::Mailbox;
 use super::send::Room;
-use super::stream::Side;
+use super::state::Side;
 use super::table::Streams;
 use crate::tls::{Channel, Received, TlsError};
 

@@ -6,7 +6,7 @@ use mesh_core::outcome::Reason;
 use proptest::prelude::*;
 
 use crate::tunnel::credit::{Credit, MAX_WINDOW, Spare, Window};
-use crate::tunnel::stream::{End, Side, State};
+use crate::tunnel::state::{End, Side, State};
 
 #[derive(Clone, Copy, Debug)]
 enum Event {
