@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use crate::configs::{Configs, IdentitySet};
 use crate::deliver::{DialError, dial};
 use crate::drain::Drain;
-use crate::figures::{Counters, Open, ThreadTunnels};
+use crate::figures::{Counters, ThreadTunnels};
 use crate::link::ToAgent;
 use crate::memory::Memory;
 use crate::origin::OriginOf;
@@ -157,12 +157,34 @@ impl Context {
     }
 
     /// Counts a connection as open for as long as the result lives.
-    pub(crate) fn open(&self, direction: Direction) -> Open<'_> {
-        let gauge: &AtomicU64 = match direction {
+    pub(crate) fn open(&self, direction: Direction) -> Open {
+        let open = Open {
+            shared: Arc::clone(&self.shared),
+            direction,
+        };
+        open.gauge().fetch_add(1, Ordering::Relaxed);
+        open
+    }
+}
+
+/// One open connection, counted.
+pub(crate) struct Open {
+    shared: Arc<Shared>,
+    direction: Direction,
+}
+
+impl Open {
+    fn gauge(&self) -> &AtomicU64 {
+        match self.direction {
             Direction::Outbound => &self.shared.counters.open_outbound,
             Direction::Inbound => &self.shared.counters.open_inbound,
-        };
-        Open::count(gauge)
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.gauge().fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -61,20 +61,3 @@ impl Counters {
         }
     }
 }
-
-/// Counts an open connection for as long as it lives.
-#[derive(Debug)]
-pub(crate) struct Open<'a>(&'a AtomicU64);
-
-impl<'a> Open<'a> {
-    pub(crate) fn count(gauge: &'a AtomicU64) -> Self {
-        gauge.fetch_add(1, Ordering::Relaxed);
-        Self(gauge)
-    }
-}
-
-impl Drop for Open<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}

@@ -13,13 +13,13 @@ use mesh_core::workload::Workload;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::carry::{self, Basis};
+use crate::carry::{self, Basis, Carriage, Held};
 use crate::context::{CONNECT_TIME, Context};
 use crate::deliver::deliver;
 use crate::recheck::{self, Proof, Standing};
 use crate::record::{Ended, Recorder};
 use crate::served::{Served, Share};
-use crate::tunnel::{Accepted, Inbound, Peer, StreamHandle};
+use crate::tunnel::{Accepted, Inbound, Peer};
 use crate::wire::{Open, Refusal, RefusalCode};
 
 /// The streams of one tunnel.
@@ -71,10 +71,14 @@ impl Inbound for Tunnel {
                 Ok(Accepted {
                     app: admitted.app,
                     on_open: Box::new(move |stream| {
-                        let (share, standing) = (admitted.share, admitted.standing);
-                        tokio::task::spawn_local(carried(
-                            cx, basis, record, stream, share, standing,
-                        ));
+                        record.unless_closed(Reason::Fault);
+                        let held = Held {
+                            _share: admitted.share,
+                            _open: cx.open(Direction::Inbound),
+                            _load: None,
+                        };
+                        let carriage = Carriage::Stream(stream);
+                        carry::begin(&cx, &basis, record, carriage, admitted.standing, held);
                     }),
                 })
             }
@@ -88,21 +92,6 @@ impl Inbound for Tunnel {
             }
         }
     }
-}
-
-async fn carried(
-    cx: Rc<Context>,
-    basis: Basis,
-    record: Recorder,
-    stream: StreamHandle,
-    _share: Share,
-    standing: Standing,
-) {
-    let _open = cx.open(Direction::Inbound);
-    record.unless_closed(Reason::Fault);
-    carry::begin(&cx, &basis, &record, Rc::new(stream.clone()), standing);
-    let report = stream.closed().await;
-    record.close(report.into());
 }
 
 impl Tunnel {

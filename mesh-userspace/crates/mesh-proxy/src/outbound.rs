@@ -14,9 +14,8 @@ use mesh_core::workload::{Name, Workload};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::carry::{self, Basis};
+use crate::carry::{self, Basis, Carriage, Held, Load};
 use crate::context::{CONNECT_TIME, Context};
-use crate::copy::{Meter, both_ways};
 use crate::deliver::{DialError, deliver, dial};
 use crate::listen::Accepted;
 use crate::recheck::{Proof, Standing};
@@ -32,8 +31,8 @@ pub(crate) async fn serve(cx: Rc<Context>, accepted: Accepted) {
     // One world per connection: every decision below sees the same one.
     let basis = Basis::now(&cx);
     let record = cx.record(Direction::Outbound, &basis.world);
-    let _open = cx.open(Direction::Outbound);
-    let ended = Story {
+    let open = cx.open(Direction::Outbound);
+    let told = Story {
         cx: &cx,
         basis: &basis,
         served: accepted.share.served(),
@@ -45,7 +44,17 @@ pub(crate) async fn serve(cx: Rc<Context>, accepted: Accepted) {
     }
     .tell(ResetOnDrop::new(accepted.connection))
     .await;
-    record.close(ended);
+    match told {
+        Ok(taken) => {
+            let held = Held {
+                _share: accepted.share,
+                _open: open,
+                _load: Some(taken.load),
+            };
+            carry::begin(&cx, &basis, record, taken.carriage, taken.standing, held);
+        }
+        Err(ended) => record.close(ended),
+    }
 }
 
 /// What every step of the story needs.
@@ -70,23 +79,32 @@ struct Failed {
     app: Option<(ResetOnDrop, Vec<u8>)>,
 }
 
-/// What became of an attempt: the connection was carried to its end, or it was not taken.
-type Attempt = Result<Ended, Failed>;
+/// The other application took the connection.
+struct Taken {
+    carriage: Carriage,
+    standing: Standing,
+    load: Load,
+}
+
+/// What became of an attempt.
+type Attempt = Result<Taken, Failed>;
 
 impl Story<'_> {
-    async fn tell(&self, app: ResetOnDrop) -> Ended {
+    async fn tell(&self, app: ResetOnDrop) -> Result<Taken, Ended> {
         self.fill(|record| {
             record.client = Some(self.client);
             record.source.workload = Some(self.served.local.name.clone());
             record.source.identity = Some(self.served.local.identity.clone());
         });
         let Some(connection) = app.get() else {
-            return Ended::before(Reason::Fault, "");
+            return Err(Ended::before(Reason::Fault, ""));
         };
         let dialled =
             match origin::recover(&*self.cx.shared.kernel, connection, self.served.local.id) {
                 Ok(dialled) => dialled,
-                Err(error) => return Ended::before(Reason::NoOriginalDestination, words(&error)),
+                Err(error) => {
+                    return Err(Ended::before(Reason::NoOriginalDestination, words(&error)));
+                }
             };
         // The application's connect() has returned already; what it waits for counts from there.
         self.waited.set(dialled.age());
@@ -96,7 +114,7 @@ impl Story<'_> {
         });
         let source = match identify::local(&self.basis.world, &self.served.local) {
             Ok(source) => source,
-            Err(error) => return Ended::before(Reason::Fault, error.to_string()),
+            Err(error) => return Err(Ended::before(Reason::Fault, error.to_string())),
         };
         let destination = AppAddr(dialled.destination.0);
         let attempt = match decide(&self.basis.world, source, dialled.destination) {
@@ -106,10 +124,10 @@ impl Story<'_> {
                     .await
             }
             Decision::Outside => self.outside(destination, (app, Vec::new())).await,
-            Decision::Refuse { reason, detail } => return Ended::before(reason, detail),
+            Decision::Refuse { reason, detail } => return Err(Ended::before(reason, detail)),
         };
         // What was not taken by anybody is dropped here, and so reset.
-        attempt.unwrap_or_else(|failed| self.explain(failed))
+        attempt.map_err(|failed| self.explain(failed))
     }
 
     /// The address of a service: an endpoint by weight and load, another one while that is safe.
@@ -208,10 +226,11 @@ impl Story<'_> {
             destination: workload.name.clone(),
             peer,
         };
-        let _load = Load::begin(self.cx, counted.0, began);
-        let carrier = Rc::new(opened.stream.clone());
-        carry::begin(self.cx, self.basis, self.record, carrier, standing);
-        Ok(opened.stream.closed().await.into())
+        Ok(Taken {
+            carriage: Carriage::Stream(opened.stream),
+            standing,
+            load: Load::begin(self.cx, counted.0, began.elapsed()),
+        })
     }
 
     /// The workload dialled itself: authorised as itself, and delivered without leaving the node.
@@ -276,11 +295,15 @@ impl Story<'_> {
             return Err(failed(Reason::Fault, String::new()));
         };
         self.connected(|_| {});
-        let _load = Load::begin(self.cx, endpoint.0, began);
-        let meter = Rc::new(Meter::default());
-        let carrier = Rc::clone(&meter) as Rc<_>;
-        carry::begin(self.cx, self.basis, self.record, carrier, standing);
-        Ok(both_ways(client, server, kept, meter).await)
+        Ok(Taken {
+            carriage: Carriage::Plain {
+                client,
+                server,
+                kept,
+            },
+            standing,
+            load: Load::begin(self.cx, endpoint.0, began.elapsed()),
+        })
     }
 
     /// A peer that denies says which rule does; it belongs where people look for rules.
@@ -342,26 +365,4 @@ fn words(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
-}
-
-/// One connection of an endpoint's load, as the balancer counts it.
-struct Load<'a> {
-    cx: &'a Context,
-    address: SocketAddr,
-}
-
-impl<'a> Load<'a> {
-    fn begin(cx: &'a Context, address: SocketAddr, began: Instant) -> Self {
-        let now = cx.now();
-        cx.balancer
-            .borrow_mut()
-            .opened(address, began.elapsed(), now);
-        Self { cx, address }
-    }
-}
-
-impl Drop for Load<'_> {
-    fn drop(&mut self) {
-        self.cx.balancer.borrow_mut().closed(self.address);
-    }
 }

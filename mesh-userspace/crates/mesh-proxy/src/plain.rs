@@ -11,35 +11,45 @@ use mesh_core::record::{Direction, Transport};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::carry::{self, Basis};
+use crate::carry::{self, Basis, Carriage, Held};
 use crate::context::{CONNECT_TIME, Context};
-use crate::copy::{Meter, both_ways};
 use crate::deliver::deliver;
 use crate::identify;
 use crate::inbound::{note, refused};
 use crate::listen::Accepted;
 use crate::recheck::Standing;
 use crate::record::{Ended, Recorder};
-use crate::reset::ResetOnDrop;
+use crate::reset::{self, ResetOnDrop};
 
 /// One connection in clear, from accept to close.
 pub(crate) async fn serve(cx: Rc<Context>, accepted: Accepted) {
     let basis = Basis::now(&cx);
     let record = cx.record(Direction::Inbound, &basis.world);
-    let _open = cx.open(Direction::Inbound);
+    let open = cx.open(Direction::Inbound);
     let mut client = ResetOnDrop::new(accepted.connection);
-    let ended = match admit(&basis, &accepted.share, accepted.client, &client, &record).await {
-        Ok((server, standing)) => match client.take() {
-            Some(client) => {
-                let meter = Rc::new(Meter::default());
-                let carrier = Rc::clone(&meter) as Rc<_>;
-                carry::begin(&cx, &basis, &record, carrier, standing);
-                both_ways(client, server, Vec::new(), meter).await
+    let admitted = admit(&basis, &accepted.share, accepted.client, &client, &record).await;
+    let ended = match (admitted, client.take()) {
+        (Ok((server, standing)), Some(client)) => {
+            let held = Held {
+                _share: accepted.share,
+                _open: open,
+                _load: None,
+            };
+            let carriage = Carriage::Plain {
+                client,
+                server,
+                kept: Vec::new(),
+            };
+            return carry::begin(&cx, &basis, record, carriage, standing, held);
+        }
+        (Ok(_), None) => Ended::before(Reason::Fault, ""),
+        // A refusal must not look like an empty answer.
+        (Err(ended), client) => {
+            if let Some(client) = client {
+                reset::now(client);
             }
-            None => Ended::before(Reason::Fault, ""),
-        },
-        // The client is reset when it is dropped: a refusal must not look like an empty answer.
-        Err(ended) => ended,
+            ended
+        }
     };
     record.close(ended);
 }

@@ -23,7 +23,7 @@ fn worker() {
     if std::env::var_os(WORKER).is_none() {
         return;
     }
-    if let Err(error) = crate::worker::run() {
+    if let Err(error) = crate::worker::run(crate::memory::Memory::default()) {
         eprintln!("{error:?}");
         std::process::exit(1);
     }
