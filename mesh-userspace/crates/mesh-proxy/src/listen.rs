@@ -13,6 +13,7 @@ use mesh_core::identity::SpiffeId;
 use mesh_core::outcome::Reason;
 use mesh_core::record::{Direction, Party};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, timeout_at};
 
 use crate::context::Context;
 use crate::inbound::{At, Tunnel};
@@ -25,6 +26,9 @@ use crate::{outbound, plain};
 /// First pause after an accept that failed for want of descriptors or memory; it doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long a handshake may take that the kernel began before the listener stopped: closing it would reset the client.
+const SETTLE: Duration = Duration::from_millis(250);
 
 /// An accepted connection of an application.
 pub(crate) struct Accepted {
@@ -116,10 +120,7 @@ async fn accept(
                 serve(connection, ClientAddr(canonical(client)));
             }
             Err(error) => {
-                cx.shared
-                    .counters
-                    .accept_failures
-                    .fetch_add(1, Ordering::Relaxed);
+                count_failure(cx);
                 if exhausted(&error) {
                     tracing::warn!(%error, "cannot accept a connection; pausing");
                     // The connection stays in the queue. Stopping is not held up by the pause.
@@ -131,20 +132,37 @@ async fn accept(
             }
         }
     }
-    // What the kernel has queued was promised to be served.
+    // What the kernel has queued was promised to be served, and so was what it has begun to shake hands with.
+    let settled = Instant::now() + SETTLE;
     loop {
-        match queued(listener) {
-            Ok(Some((connection, client))) => serve(connection, client),
-            Ok(None) => break,
-            Err(error) if exhausted(&error) => break,
-            Err(_) => {
-                cx.shared
-                    .counters
-                    .accept_failures
-                    .fetch_add(1, Ordering::Relaxed);
-            }
+        while let Some((connection, client)) = next_queued(cx, listener) {
+            serve(connection, client);
+        }
+        match timeout_at(settled, listener.accept()).await {
+            Ok(Ok((connection, client))) => serve(connection, ClientAddr(canonical(client))),
+            Ok(Err(error)) if exhausted(&error) => break,
+            Ok(Err(_)) => count_failure(cx),
+            Err(_) => break,
         }
     }
+}
+
+/// The next connection in the queue; failures of single ones are counted and passed over.
+fn next_queued(cx: &Context, listener: &TcpListener) -> Option<(TcpStream, ClientAddr)> {
+    loop {
+        match queued(listener) {
+            Ok(next) => return next,
+            Err(error) if exhausted(&error) => return None,
+            Err(_) => count_failure(cx),
+        }
+    }
+}
+
+fn count_failure(cx: &Context) {
+    cx.shared
+        .counters
+        .accept_failures
+        .fetch_add(1, Ordering::Relaxed);
 }
 
 /// Takes a connection out of the queue, if there is one. Asks the kernel itself: the runtime only knows of those that it
@@ -239,7 +257,11 @@ async fn carry_tunnel(
         return;
     };
     let inbound = Tunnel::new(&cx, at.clone());
-    let serve = cx.server.serve(stream, config, inbound);
+    // A task of its own: what waits here for the workload to leave is not to be looked at for every record that arrives.
+    let server = cx.server.clone();
+    let mut serving = tokio::task::spawn_local(async move {
+        server.serve(stream, config, inbound).await
+    });
     let gone = async {
         match &at {
             At::Workload(served) => served.leaving.finished().await,
@@ -247,9 +269,15 @@ async fn carry_tunnel(
         }
     };
     let result = tokio::select! {
-        result = serve => result,
+        result = &mut serving => result.unwrap_or_else(|error| {
+            tracing::error!(%error, %peer, "a tunnel's task ended");
+            Ok(())
+        }),
         // No connection is left in it, and its workload is no longer ours to speak for.
-        () = gone => Ok(()),
+        () = gone => {
+            serving.abort();
+            Ok(())
+        }
     };
     let Err(error) = result else { return };
     match error.reason() {
