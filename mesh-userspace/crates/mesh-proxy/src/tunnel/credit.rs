@@ -22,6 +22,11 @@ const QUICK: Duration = Duration::from_millis(250);
 /// One that takes longer than this is too large.
 const SLOW: Duration = Duration::from_secs(2);
 
+/// A stream moves much when it moves this many bytes in so short a time: 200 Mbit/s. Requests and answers, however many
+/// they are, stay below; they are what is to be batched.
+const MUCH: u32 = 256 * 1024;
+const MUCH_TIME: Duration = Duration::from_millis(10);
+
 /// What we may still send.
 #[derive(Debug)]
 pub(super) struct Credit(u32);
@@ -38,6 +43,10 @@ pub(super) struct Window {
     /// When credit was given back last.
     granted_at: Instant,
 }
+
+/// How fast a stream goes in one direction.
+#[derive(Debug)]
+pub(super) struct Pace(Instant);
 
 /// What the windows of one tunnel may still grow by, together.
 #[derive(Debug)]
@@ -147,6 +156,28 @@ impl Window {
     #[cfg(test)]
     pub(super) fn held(&self) -> u32 {
         self.held
+    }
+}
+
+impl Pace {
+    pub(super) fn new(now: Instant) -> Self {
+        Self(now)
+    }
+
+    /// Credit passes, which says that so many bytes have moved since it last did. Returns the time if that is much.
+    pub(super) fn moves_much(
+        &mut self,
+        bytes: u32,
+        now: impl FnOnce() -> Instant,
+    ) -> Option<Instant> {
+        if bytes < MUCH {
+            return None;
+        }
+        let now = now();
+        let took = now.saturating_duration_since(std::mem::replace(&mut self.0, now));
+        let much =
+            took.as_secs_f64() * f64::from(MUCH) < MUCH_TIME.as_secs_f64() * f64::from(bytes);
+        much.then_some(now)
     }
 }
 

@@ -59,7 +59,11 @@ async fn carry_out(script: &[u8]) {
     let Some((first, mut script)) = script.split_first() else {
         return;
     };
-    let side = if first & 1 == 0 { Side::Accepting } else { Side::Dialling };
+    let side = if first & 1 == 0 {
+        Side::Accepting
+    } else {
+        Side::Dialling
+    };
     let mailbox = Rc::new(Mailbox::default());
     let limits = Limits {
         streams: STREAMS,

@@ -10,9 +10,6 @@ use super::table::{Streams, refusal_reason};
 use crate::wire::{self, Frame, Refusal, ResetCode};
 use mesh_core::outcome::Reason;
 
-/// A grant of this size is only made to a stream that moves much.
-const BULK_GRANT: u32 = 512 * 1024;
-
 /// DATA of one stream, from frames that follow each other: written with one system call.
 struct Run<'a> {
     stream: u32,
@@ -134,7 +131,9 @@ impl Streams {
         match grant {
             // After FIN nothing more may come.
             Some(bytes) if !stream.state.is_remote_finished(side) => {
-                self.notice_bulk(bytes);
+                if let Some(now) = stream.receiving.moves_much(bytes, Instant::now) {
+                    self.mailbox.moved_much(now);
+                }
                 self.say(&Frame::Credit { stream: id, bytes })
             }
             _ => Ok(()),
@@ -163,21 +162,17 @@ impl Streams {
     }
 
     fn credit(&mut self, id: u32, bytes: u32) -> Result<(), TunnelError> {
-        self.notice_bulk(bytes);
         let raw = self.raw.sends();
-        if let Some(stream) = self.known(id)?
-            && !raw
-            && stream.credit.granted(bytes)?
-        {
+        let Some(stream) = self.known(id)?.filter(|_| !raw) else {
+            return Ok(());
+        };
+        if stream.credit.granted(bytes)? {
             stream.entry.push();
         }
-        Ok(())
-    }
-
-    fn notice_bulk(&self, grant: u32) {
-        if grant >= BULK_GRANT {
-            self.mailbox.moved_much(Instant::now());
+        if let Some(now) = stream.sending.moves_much(bytes, Instant::now) {
+            self.mailbox.moved_much(now);
         }
+        Ok(())
     }
 
     /// A stream that is open, or `None` for one that was: its last frames may still have been under way. One that never

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::OpenError;
 use super::app::App;
-use super::credit::{Credit, Window};
+use super::credit::{Credit, Pace, Window};
 use super::handle::Shared;
 use super::ready::Entry;
 use super::state::{End, Side, State};
@@ -26,6 +26,9 @@ pub(super) struct Stream {
     /// The application. `None` while the inbound story connects to it.
     pub(super) app: Option<App>,
     pub(super) opening: Opening,
+    /// How fast it goes, each way.
+    pub(super) receiving: Pace,
+    pub(super) sending: Pace,
     /// The last read filled its room: the next may be larger.
     pub(super) eager: bool,
     /// It is in the list of those that wait for room.
@@ -58,14 +61,17 @@ impl Stream {
         app: Option<App>,
         opening: Opening,
     ) -> Self {
+        let now = Instant::now();
         Self {
             state: State::Opening,
             credit: Credit::default(),
-            window: Window::new(Instant::now()),
+            window: Window::new(now),
             shared,
             entry,
             app,
             opening,
+            receiving: Pace::new(now),
+            sending: Pace::new(now),
             eager: false,
             waits: false,
             told: false,

@@ -62,7 +62,7 @@ fn every_byte_arrives_once_and_in_order() {
         for (up, down) in [
             (64 * MIB, 0),
             (0, 64 * MIB),
-            (64 * MIB, 64 * MIB),
+            (64 * MIB, 16 * MIB),
             (1, 70_000),
             (16_376, 16_377),
         ] {
@@ -195,5 +195,22 @@ fn a_reader_that_never_reads_does_not_delay_a_reset() {
             .await
             .expect("the reset overtakes what waits");
         assert_eq!(report.reason, Reason::ClientReset);
+    });
+}
+
+#[test]
+fn many_small_requests_are_not_bulk() {
+    run(async {
+        let mesh = Mesh::new().await;
+        let mut c = mesh.connect().await;
+        let mut buffer = [0; 400];
+        for _ in 0..20_000 {
+            c.client.write_all(&[1; 100]).await.unwrap();
+            c.server.read_exact(&mut buffer[..100]).await.unwrap();
+            c.server.write_all(&[2; 400]).await.unwrap();
+            c.client.read_exact(&mut buffer).await.unwrap();
+        }
+        let _another = mesh.connect().await;
+        assert_eq!(mesh.pool.figures().tunnels, 1);
     });
 }
