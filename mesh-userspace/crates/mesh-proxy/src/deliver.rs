@@ -109,14 +109,9 @@ async fn take(
         ipv6: destination.is_ipv6(),
     };
     let socket: OwnedFd = served.reservoir.take(kind, deadline).await?;
-    // Small messages are what tunnels batch; the kernel should not hold them back a second time.
+    // Whoever carries the connection sets what it needs of the socket (TCP_NODELAY): here it would be one system call
+    // more for each.
     let socket = socket2::Socket::from(socket);
-    socket
-        .set_tcp_nodelay(true)
-        .map_err(|source| DialError::Connect {
-            address: destination,
-            source,
-        })?;
     Ok(TcpSocket::from_std_stream(socket.into()))
 }
 

@@ -121,7 +121,10 @@ pub(super) fn start(shared: &Arc<Shared>, count: u16) -> Result<Threads, WorkerE
                     let cx = Context::new(shared, figures);
                     drop(ready.send(Ok(())));
                     drop(ready);
-                    run(cx, commands).await;
+                    // A task like any other: what is awaited here is polled whenever anything happens on this thread.
+                    if let Err(error) = tokio::task::spawn_local(run(cx, commands)).await {
+                        tracing::error!(%error, "a data thread ended");
+                    }
                 });
             })
             .map_err(set_up("a data thread"))?;
