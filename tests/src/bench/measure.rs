@@ -44,7 +44,7 @@ impl Measure {
 
     /// Does the work once and gives the figures.
     pub fn run(self, contender: &Contender, seconds: u32, folder: &Path) -> Result<Sample> {
-        let before = contender.cpu()?;
+        let (before, agents_before) = (contender.cpu()?, contender.agents_cpu()?);
         let client = &contender.client;
         let requests = |connections, close| {
             wrk::run(
@@ -102,6 +102,9 @@ impl Measure {
             let (total, user) = work.names();
             sample.insert(total, used.total() / work.units());
             sample.insert(user, used.user / work.units());
+            if let Some((before, after)) = agents_before.zip(contender.agents_cpu()?) {
+                sample.insert("of it agents", (after - before).total() / work.units());
+            }
         }
         Ok(sample)
     }

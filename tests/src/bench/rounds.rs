@@ -111,7 +111,7 @@ fn rank(figure: &'static str) -> (usize, &'static str) {
         "CPU s/100k",
         "CPU s/GB",
         "of it user",
-        "",
+        "of it agents",
     ];
     let place = ORDER.iter().position(|known| *known == figure);
     (place.unwrap_or(ORDER.len()), figure)
