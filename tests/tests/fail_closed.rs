@@ -6,8 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use mesh_tests::cluster::Cluster;
-use mesh_tests::cluster::capture::{Capture, MARKER};
+use mesh_tests::cluster::capture::{Captures, MARKER};
 use mesh_tests::cluster::node::Node;
 use mesh_tests::cluster::shop::Shop;
 use mesh_tests::eventually::until;
@@ -20,30 +19,6 @@ const TCPDUMP: &[Need] = &[Need::Program("tcpdump")];
 
 /// How long a dial may hang.
 const PATIENCE: Duration = Duration::from_millis(1_500);
-
-/// Captures on the wire, and on every interface of both nodes.
-struct Captures(Vec<Capture>);
-
-impl Captures {
-    fn start(cluster: &Cluster, shop: &Shop) -> Result<Self> {
-        let mut captures = Vec::new();
-        for namespace in [cluster.wire(), shop.a.namespace(), shop.b.namespace()] {
-            let capture = Capture::start(cluster, namespace)?;
-            for to in [shop.b.address().into(), shop.b.address6().into()] {
-                capture.prove(shop.a.namespace(), SocketAddr::new(to, 0))?;
-            }
-            captures.push(capture);
-        }
-        Ok(Self(captures))
-    }
-
-    fn assert_unreadable(self) -> Result<()> {
-        for capture in self.0 {
-            capture.assert_unreadable()?;
-        }
-        Ok(())
-    }
-}
 
 fn signal(process: i32, signal: Signal) -> Result<()> {
     kill(Pid::from_raw(process), signal).with_context(|| format!("signal process {process}"))

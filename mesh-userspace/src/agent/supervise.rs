@@ -26,11 +26,12 @@ const SILENCE: Duration = Duration::from_secs(10);
 /// From the start of a process to its `Ready`.
 const START: Duration = Duration::from_secs(20);
 
-/// The first worker after another is started at once; a loop of crashes is slowed down to this.
+/// A worker is replaced at once; only of those that die as soon as they are started each waits longer, up to this.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
-/// A worker that ran for this long did not die of what it was started with.
-const SETTLED: Duration = Duration::from_secs(10);
+/// A worker that ran for this long did not die of what it was started with. Not longer: whoever has to wait for the next
+/// one is a connection that was accepted already.
+const SETTLED: Duration = Duration::from_secs(1);
 
 /// A message for the worker, with what goes beside it.
 #[derive(Debug)]

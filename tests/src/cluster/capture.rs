@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::Cluster;
+use super::shop::Shop;
 use crate::eventually::until;
 use crate::host::namespace::Namespace;
 use crate::host::process::{Launch, Process};
@@ -127,6 +128,32 @@ impl Capture {
             "the marker was expected to be readable in {}, and was not",
             self.namespace
         );
+        Ok(())
+    }
+}
+
+/// Captures on the wire, and on every interface of both nodes.
+pub struct Captures(Vec<Capture>);
+
+impl Captures {
+    /// Starts them, and proves that they see what passes.
+    pub fn start(cluster: &Cluster, shop: &Shop) -> Result<Self> {
+        let mut captures = Vec::new();
+        for namespace in [cluster.wire(), shop.a.namespace(), shop.b.namespace()] {
+            let capture = Capture::start(cluster, namespace)?;
+            for to in [shop.b.address().into(), shop.b.address6().into()] {
+                capture.prove(shop.a.namespace(), SocketAddr::new(to, 0))?;
+            }
+            captures.push(capture);
+        }
+        Ok(Self(captures))
+    }
+
+    /// Ends them. The marker must be in no packet.
+    pub fn assert_unreadable(self) -> Result<()> {
+        for capture in self.0 {
+            capture.assert_unreadable()?;
+        }
         Ok(())
     }
 }

@@ -242,6 +242,23 @@ impl Process {
         }
     }
 
+    /// Its next line; `None` when it has said its last.
+    pub fn next_line(&self, within: Duration) -> Result<Option<String>> {
+        let lines = self
+            .lines
+            .as_ref()
+            .ok_or_else(|| anyhow!("the output of {} goes to a file", self.name))?;
+        match lines.recv_timeout(within) {
+            Ok(line) => Ok(Some(line)),
+            Err(RecvTimeoutError::Disconnected) => Ok(None),
+            Err(RecvTimeoutError::Timeout) => bail!(
+                "{} said nothing within {} ms",
+                self.name,
+                within.as_millis()
+            ),
+        }
+    }
+
     /// Whether it still runs.
     pub fn is_running(&mut self) -> Result<bool> {
         let ended = self

@@ -1,7 +1,8 @@
 //! Sockets that the agent made in a workload's network namespace, kept ready so that a dial does not wait for the agent.
 //!
-//! One reservoir per workload, one shelf per kind of socket. A shelf asks for more when it falls below what the recent
-//! demand uses up in [`COVER`]; a workload that is idle holds two. It must not know what the sockets are used for.
+//! One reservoir per workload, one shelf per kind of socket. A shelf holds what the recent demand uses up in [`COVER`], and
+//! asks for more when a quarter of that is gone; a workload that is idle holds two. It must not know what the sockets are
+//! used for.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -14,16 +15,17 @@ use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, timeout_at};
 
-use crate::link::{Purpose, SocketKind, ToAgent};
+use crate::link::{MAX_DESCRIPTORS, Purpose, SocketKind, ToAgent};
 
-/// How much demand the stock covers. A round trip to the agent takes a millisecond or two; this bridges a hundred.
-const COVER: Duration = Duration::from_millis(100);
+/// How much demand the stock covers. A round trip to the agent takes a millisecond or two; but an agent may die, and the
+/// next one takes a second or two until its own worker serves.
+const COVER: Duration = Duration::from_secs(4);
 
 /// What an idle shelf holds.
 const IDLE: usize = 2;
 
-/// Most sockets of one shelf.
-const MOST: usize = 512;
+/// Most sockets of one shelf. Each costs the kernel some 3 KiB.
+const MOST: usize = 1_024;
 
 /// An answer that takes longer was lost (the agent may have restarted, or have no descriptors): ask again.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -136,7 +138,7 @@ impl Reservoir {
             let mut stock = shelf.lock();
             stock.rate = (stock.rate * 0.9).max(stock.taken as f64);
             stock.taken = 0;
-            let surplus = stock.sockets.len().saturating_sub(4 * stock.wanted());
+            let surplus = stock.sockets.len().saturating_sub(2 * stock.wanted());
             // By a tenth a second: demand that comes and goes does not make sockets come and go.
             let close = surplus.div_ceil(10);
             drop(stock.sockets.drain(..close).collect::<Vec<_>>());
@@ -150,7 +152,7 @@ impl Reservoir {
             stock.taken += 1;
             stock.used = true;
         }
-        let wanted = stock.wanted() + stock.waiting;
+        let (wanted, waiting) = (stock.wanted(), stock.waiting);
         if stock
             .asked_at
             .is_some_and(|asked_at| asked_at.elapsed() > PATIENCE)
@@ -158,9 +160,9 @@ impl Reservoir {
             stock.asked = 0;
         }
         let held = stock.sockets.len() + stock.asked;
-        if held < wanted || (socket.is_none() && stock.asked == 0) {
-            // Twice the mark, so that a batch is worth its message.
-            let count = (2 * wanted - held.min(wanted)).clamp(1, MOST);
+        // By the quarter, so that a batch is worth its message.
+        if held < wanted - wanted / 4 + waiting || (socket.is_none() && stock.asked == 0) {
+            let count = (wanted + waiting).saturating_sub(held).max(1);
             self.ask(kind, &mut stock, count);
         }
         socket
@@ -169,13 +171,19 @@ impl Reservoir {
     fn ask(&self, kind: SocketKind, stock: &mut Stock, count: usize) {
         stock.asked += count;
         stock.asked_at = Some(Instant::now());
-        let need = ToAgent::NeedSockets {
-            workload: self.workload,
-            kind,
-            count: u16::try_from(count).unwrap_or(u16::MAX),
-        };
-        // Without an agent nothing arrives; whoever waits is told at the deadline.
-        drop(self.agent.send(need));
+        let mut left = count;
+        while left > 0 {
+            // What one answer can carry.
+            let part = left.min(MAX_DESCRIPTORS);
+            left -= part;
+            let need = ToAgent::NeedSockets {
+                workload: self.workload,
+                kind,
+                count: u16::try_from(part).unwrap_or(u16::MAX),
+            };
+            // Without an agent nothing arrives; whoever waits is told at the deadline.
+            drop(self.agent.send(need));
+        }
     }
 
     fn shelf(&self, kind: SocketKind) -> &Shelf {
@@ -188,7 +196,7 @@ impl Reservoir {
 }
 
 impl Stock {
-    /// The low-water mark.
+    /// What it should hold.
     fn wanted(&self) -> usize {
         if !self.used {
             return 1;
