@@ -27,8 +27,9 @@ use crate::{outbound, plain};
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// How long a handshake may take that the kernel began before the listener stopped: closing it would reset the client.
-const SETTLE: Duration = Duration::from_millis(250);
+/// How long a handshake may take that the kernel began before the listener stopped, two retransmissions (200 and 400 ms)
+/// included: closing the listener before would reset the client.
+const SETTLE: Duration = Duration::from_secs(1);
 
 /// An accepted connection of an application.
 pub(crate) struct Accepted {
@@ -236,9 +237,11 @@ fn tunnel(
         },
         At::Host => None,
     };
-    match cx.configs.server(&cx.identities(), own) {
+    let identities = cx.identities();
+    match cx.configs.server(&identities, own) {
         Ok(config) => {
-            let tunnel = carry_tunnel(Rc::clone(cx), connection, peer, config, at, share);
+            let inbound = Tunnel::new(cx, at.clone(), identities.generation);
+            let tunnel = carry_tunnel(Rc::clone(cx), connection, peer, config, inbound, at, share);
             tokio::task::spawn_local(tunnel);
         }
         Err(error) => refused(cx, &at, peer, Reason::Fault, error.to_string()),
@@ -250,13 +253,13 @@ async fn carry_tunnel(
     mut connection: ResetOnDrop,
     peer: ClientAddr,
     config: Arc<rustls::ServerConfig>,
+    inbound: Rc<Tunnel>,
     at: At,
     _share: Option<Share>,
 ) {
     let Some(stream) = connection.take() else {
         return;
     };
-    let inbound = Tunnel::new(&cx, at.clone());
     // A task of its own: what waits here for the workload to leave is not to be looked at for every record that arrives.
     let server = cx.server.clone();
     let mut serving = tokio::task::spawn_local(async move {
