@@ -3,6 +3,7 @@
 mod dependencies;
 mod files;
 mod metadata;
+mod promises;
 mod schema;
 
 use anyhow::{Result, bail};
@@ -15,9 +16,10 @@ const KERNEL_HALF: &str = "mesh-ebpf/Cargo.toml";
 type Check = fn() -> Result<()>;
 
 pub(crate) fn run() -> Result<()> {
-    let checks: [(&str, Check); 8] = [
+    let checks: [(&str, Check); 9] = [
         ("file rules", files::check),
         ("dependency rules", dependencies::check),
+        ("promises", promises::check),
         ("formatting", formatting),
         ("formatting of the kernel half", kernel_formatting),
         ("lints", lints),
