@@ -1,6 +1,7 @@
 //! The tunnels that one worker thread has dialled, and how a stream finds one.
 //!
-//! The least loaded tunnel of its key carries a new stream. If none takes it (there is none, all are full, or each moves
+//! The fullest tunnel of its key that is not crowded carries a new stream: streams that share a tunnel share its system
+//! calls, and what a burst has opened becomes idle and closes. If none takes it (there is none, all are full, or each moves
 //! much for one stream) a new one is dialled, once for everybody who waits for it. Where all are nearly full the next is
 //! dialled before it is needed.
 
@@ -274,23 +275,33 @@ impl Pool {
         }
     }
 
-    /// The least loaded tunnel that takes streams, and whether one is being dialled.
+    /// The tunnel that a new stream joins, and whether one is being dialled.
     fn choose(&self, key: &TunnelKey) -> (Option<Rc<Tunnel>>, bool) {
         let places = self.0.places.borrow();
         let Some(place) = places.get(key) else {
             return (None, false);
         };
-        let chosen = place
-            .tunnels
-            .iter()
-            .filter(|tunnel| tunnel.mailbox.takes_streams(self.0.limits.streams))
-            .min_by_key(|tunnel| tunnel.mailbox.load());
+        let with_room = |limit| {
+            let tunnels = place.tunnels.iter();
+            tunnels.filter(move |tunnel| tunnel.mailbox.takes_streams(limit))
+        };
+        let chosen = with_room(self.nearly_full())
+            .max_by_key(|tunnel| tunnel.mailbox.load())
+            .or_else(|| {
+                // All are crowded: evenly, until the next one is there.
+                with_room(self.0.limits.streams).min_by_key(|tunnel| tunnel.mailbox.load())
+            });
         (chosen.cloned(), place.dialling.is_some())
+    }
+
+    /// Streams from which on a tunnel is crowded.
+    fn nearly_full(&self) -> usize {
+        self.0.limits.streams - self.0.limits.streams / 4
     }
 
     /// Whether every tunnel of the key is so full that the next should be dialled before it is needed.
     fn is_crowded(&self, key: &TunnelKey) -> bool {
-        let nearly_full = self.0.limits.streams - self.0.limits.streams / 4;
+        let nearly_full = self.nearly_full();
         let places = self.0.places.borrow();
         places.get(key).is_some_and(|place| {
             place

@@ -97,6 +97,31 @@ fn the_next_tunnel_is_dialled_before_it_is_needed() {
 }
 
 #[test]
+fn after_a_burst_streams_gather_in_one_tunnel_and_the_others_close() {
+    run(async {
+        let mesh = Mesh::with(Limits {
+            streams: 8,
+            idle: Duration::from_millis(300),
+            ..Limits::default()
+        })
+        .await;
+        let mut burst = Vec::new();
+        for _ in 0..20 {
+            burst.push(mesh.connect().await);
+        }
+        assert!(mesh.pool.figures().tunnels >= 3);
+        drop(burst);
+        eventually("the burst is over", || mesh.pool.figures().streams == 0).await;
+        let mut held = Vec::new();
+        for _ in 0..4 {
+            held.push(mesh.connect().await);
+        }
+        eventually("the others close", || mesh.pool.figures().tunnels == 1).await;
+        assert_eq!(mesh.pool.figures().streams, 4);
+    });
+}
+
+#[test]
 fn a_retired_tunnel_finishes_what_it_carries() {
     run(async {
         let mesh = Mesh::new().await;
