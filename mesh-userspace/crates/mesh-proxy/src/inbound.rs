@@ -29,6 +29,8 @@ pub(crate) struct Tunnel {
     /// Whether the peer's chain leads to a trusted root, and by which generation of identities that was found: a tunnel
     /// outlives the roots that it was made under.
     trusted: Cell<Option<(u64, bool)>>,
+    /// The generation of identities from which the peer was shown a certificate, until a stream has compared it.
+    shown: Cell<Option<u64>>,
 }
 
 /// Whose listener a tunnel came to.
@@ -48,13 +50,28 @@ struct Admitted {
 }
 
 impl Tunnel {
-    /// The story of a tunnel that was accepted at one of our listeners.
-    pub(crate) fn new(cx: &Rc<Context>, at: At) -> Rc<Self> {
+    /// The story of a tunnel that was accepted at one of our listeners, with a certificate of this generation.
+    pub(crate) fn new(cx: &Rc<Context>, at: At, generation: u64) -> Rc<Self> {
         Rc::new(Self {
             cx: Rc::clone(cx),
             at,
             trusted: Cell::new(None),
+            shown: Cell::new(Some(generation)),
         })
+    }
+
+    /// A certificate that was renewed while hands were shaken: the tunnel was not in the list when the others were asked
+    /// to end, so it is asked now.
+    fn renewed(&self, peer: &Rc<Peer>, basis: &Basis) {
+        if self
+            .shown
+            .take()
+            .is_some_and(|shown| shown != basis.identities.generation)
+        {
+            self.cx
+                .server
+                .drain(|other| std::ptr::eq(other, Rc::as_ptr(peer)));
+        }
     }
 }
 
@@ -62,6 +79,7 @@ impl Inbound for Tunnel {
     /// One connection, from OPEN to close.
     async fn open(&self, peer: &Rc<Peer>, open: Open) -> Result<Accepted, Refusal> {
         let basis = Basis::now(&self.cx);
+        self.renewed(peer, &basis);
         let record = self.cx.record(Direction::Inbound, &basis.world);
         // This future is dropped when the client goes before the application has answered.
         record.unless_closed(Reason::ClientReset);

@@ -89,6 +89,9 @@ pub(crate) fn all(cx: &Context) {
     // What a renewed certificate was made for: new streams use it, and old tunnels end with their last stream.
     let earlier = cx.tunnels_made_with.replace(Arc::clone(&identities));
     cx.pool.retire(|key| identities.renews(&earlier, &key.own));
+    // The same for what peers were shown: they must not go on trusting a certificate, or a root, that is on its way out.
+    cx.server
+        .drain(|peer| identities.renews(&earlier, &peer.server));
     cx.balancer.borrow_mut().forget_absent(&world);
 }
 

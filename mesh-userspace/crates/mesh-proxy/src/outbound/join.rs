@@ -1,6 +1,7 @@
 //! Joins a tunnel: the request for a stream to a workload, as whom, to whom, and how long it may take.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use mesh_core::addr::{AppAddr, PeerAddr};
 use mesh_core::outcome::Reason;
@@ -22,9 +23,11 @@ impl Story<'_> {
         app: (ResetOnDrop, Vec<u8>),
     ) -> Result<tunnel::Opened, Failed> {
         let request = self.request(workload, endpoint, service, app)?;
+        let key = request.key.clone();
         // Each step of opening has a limit of its own; this is the one for all of them.
-        timeout_at(self.deadline, self.cx.pool.open(request))
-            .await
+        let opened = timeout_at(self.deadline, self.cx.pool.open(request)).await;
+        self.renewed(&key);
+        opened
             .map_err(|_elapsed| failed(Reason::Unreachable, "no answer in time".to_owned()))?
             .map_err(|error| Failed {
                 reason: error.reason,
@@ -33,6 +36,18 @@ impl Story<'_> {
                     .returned
                     .map(|(app, kept)| (ResetOnDrop::new(app), kept)),
             })
+    }
+
+    /// A certificate that was renewed while hands were shaken: the tunnel was not in the pool when the others were
+    /// retired, so it is retired now.
+    fn renewed(&self, key: &tunnel::TunnelKey) {
+        let identities = self.cx.identities();
+        if Arc::ptr_eq(&identities, &self.basis.identities) {
+            return;
+        }
+        if identities.renews(&self.basis.identities, &key.own) {
+            self.cx.pool.retire(|other| other == key);
+        }
     }
 
     fn request(
