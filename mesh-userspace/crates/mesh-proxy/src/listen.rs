@@ -262,9 +262,8 @@ async fn carry_tunnel(
     };
     // A task of its own: what waits here for the workload to leave is not to be looked at for every record that arrives.
     let server = cx.server.clone();
-    let mut serving = tokio::task::spawn_local(async move {
-        server.serve(stream, config, inbound).await
-    });
+    let mut serving =
+        tokio::task::spawn_local(async move { server.serve(stream, config, inbound).await });
     let gone = async {
         match &at {
             At::Workload(served) => served.leaving.finished().await,
