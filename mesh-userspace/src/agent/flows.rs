@@ -36,11 +36,12 @@ pub(crate) struct Flows {
     coming: broadcast::Sender<Arc<Flow>>,
 }
 
+/// Records are held as they came: what people read is made of them when somebody does.
 #[derive(Debug, Default)]
 struct Held {
-    ended: VecDeque<Arc<Flow>>,
+    ended: VecDeque<Arc<Record>>,
     /// By id; a worker tells long connections while they are open, and once more when they end.
-    open: HashMap<u64, Record>,
+    open: HashMap<u64, Arc<Record>>,
 }
 
 impl Flows {
@@ -54,13 +55,13 @@ impl Flows {
     }
 
     /// Takes a record, and gives what was known of its connection before.
-    pub(crate) fn add(&self, record: Record) -> Option<Record> {
-        let flow = Arc::new(Flow::from_record(&record, &self.node));
+    pub(crate) fn add(&self, record: impl Into<Arc<Record>>) -> Option<Arc<Record>> {
+        let record = record.into();
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let before = if record.reason == Reason::Open {
             // What the worker says is bounded like everything else.
             match held.open.len() < HELD || held.open.contains_key(&record.id) {
-                true => held.open.insert(record.id, record),
+                true => held.open.insert(record.id, Arc::clone(&record)),
                 false => None,
             }
         } else {
@@ -68,12 +69,18 @@ impl Flows {
             if held.ended.len() == HELD {
                 held.ended.pop_front();
             }
-            held.ended.push_back(Arc::clone(&flow));
+            held.ended.push_back(Arc::clone(&record));
             before
         };
-        // With the lock held, so that a reader sees each flow once. An error only says that nobody listens.
-        drop(self.coming.send(flow));
+        // With the lock held, so that a reader sees each flow once. Mostly nobody listens, and then nothing is made.
+        if self.coming.receiver_count() > 0 {
+            drop(self.coming.send(Arc::new(self.flow(&record))));
+        }
         before
+    }
+
+    fn flow(&self, record: &Record) -> Flow {
+        Flow::from_record(record, &self.node)
     }
 
     /// Takes out the connections that were open in a worker that died, each ended as such.
@@ -82,7 +89,8 @@ impl Flows {
         let ids: Vec<u64> = held.open.keys().copied().filter(|id| of(*id)).collect();
         let orphans = ids.iter().filter_map(|id| held.open.remove(id));
         orphans
-            .map(|mut record| {
+            .map(|record| {
+                let mut record = Arc::unwrap_or_clone(record);
                 record.reason = Reason::ProxyDied;
                 let lasted = record.started_at.elapsed().unwrap_or_default();
                 record.duration_us = u64::try_from(lasted.as_micros()).unwrap_or(u64::MAX);
@@ -98,24 +106,18 @@ impl Flows {
     ) -> (Vec<Arc<Flow>>, broadcast::Receiver<Arc<Flow>>) {
         let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let coming = self.coming.subscribe();
-        let mut open: Vec<Arc<Flow>> = held
-            .open
-            .values()
-            .map(|record| Arc::new(Flow::from_record(record, &self.node)))
-            .collect();
-        open.sort_by_key(|flow| flow.time);
-        let meant = |flow: &Arc<Flow>| {
+        let mut open: Vec<&Arc<Record>> = held.open.values().collect();
+        open.sort_by_key(|record| record.started_at);
+        let meant = |flow: &Flow| {
             query.filter.matches(flow) && query.since.is_none_or(|since| flow.ended_at() >= since)
         };
         // From the newest back, so that `last` costs no more than what it gives.
-        let newest = open
-            .iter()
-            .rev()
-            .chain(held.ended.iter().rev())
-            .filter(|flow| meant(flow));
+        let newest = open.into_iter().rev().chain(held.ended.iter().rev());
         let mut past: Vec<Arc<Flow>> = newest
+            .map(|record| self.flow(record))
+            .filter(meant)
             .take(query.last.unwrap_or(usize::MAX))
-            .cloned()
+            .map(Arc::new)
             .collect();
         past.reverse();
         (past, coming)

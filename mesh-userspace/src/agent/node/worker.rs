@@ -1,5 +1,6 @@
 //! Keeping a worker: started, told everything, heard, replaced.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mesh_core::record::Record;
@@ -141,9 +142,9 @@ impl Node {
         for mut record in records {
             // Ids of one worker never collide with another's, or with kernel drops, whatever it says.
             record.id = u64::from(generation) << 32 | record.id & u64::from(u32::MAX);
-            let counted = record.clone();
-            let before = self.view.flows.add(record);
-            self.metrics.record(&counted, before.as_ref());
+            let record = Arc::new(record);
+            let before = self.view.flows.add(Arc::clone(&record));
+            self.metrics.record(&record, before.as_deref());
         }
     }
 
@@ -192,10 +193,9 @@ impl Node {
             .flows
             .orphans(|id| generation_of(id) == generation);
         for record in lost {
-            let counted = record.clone();
             // What was known before was taken out with it: tell the metrics the rest of it.
+            self.metrics.record(&record, Some(&record));
             self.view.flows.add(record);
-            self.metrics.record(&counted, Some(&counted));
         }
         let Some(worker) = self
             .state
