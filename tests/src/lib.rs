@@ -15,5 +15,6 @@ pub mod bench;
 pub mod cluster;
 pub mod eventually;
 pub mod host;
+pub mod impostor;
 pub mod probe;
 pub mod story;

@@ -1,5 +1,8 @@
 //! `cargo xtask deps`: installs, with apt-get, what tests, demo and benchmarks run. The build itself needs none of it.
 
+mod services;
+
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Result, bail};
@@ -45,7 +48,7 @@ const TOOLS: &[Tool] = &[
     Tool {
         package: "redis-server",
         program: "redis-server",
-        purpose: "a real application with long connections, and its load generator",
+        purpose: "a real application with long connections, that also speaks unasked",
     },
     Tool {
         package: "mariadb-server-core",
@@ -58,9 +61,29 @@ const TOOLS: &[Tool] = &[
         purpose: "its client",
     },
     Tool {
+        package: "redis-tools",
+        program: "redis-benchmark",
+        purpose: "its load generator: pipelines over many connections",
+    },
+    Tool {
+        package: "postgresql",
+        program: "postgres",
+        purpose: "a real database that serves every connection from a process of its own",
+    },
+    Tool {
+        package: "postgresql-client-common",
+        program: "pgbench",
+        purpose: "its load generator: transactions whose books must balance",
+    },
+    Tool {
         package: "wrk",
         program: "wrk",
-        purpose: "load for benchmarks and weights under load",
+        purpose: "load for nginx, benchmarks, and weights under load",
+    },
+    Tool {
+        package: "curl",
+        program: "curl",
+        purpose: "a real web client that keeps its connections",
     },
     Tool {
         package: "haproxy",
@@ -149,10 +172,12 @@ fn install(missing: &[&Tool]) -> Result<()> {
         bail!("there is no apt-get here; install by hand what this would: {by_hand}");
     }
     run::step(Command::new("apt-get").args(["-q", "update"]))?;
+    let services = services::Held::back(Path::new("/"))?;
     run::step(
         Command::new("apt-get")
             .env("DEBIAN_FRONTEND", "noninteractive")
             .args(["-q", "-y", "install", "--no-install-recommends"])
             .args(&packages),
-    )
+    )?;
+    services.disable()
 }

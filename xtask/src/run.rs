@@ -31,14 +31,20 @@ pub(crate) fn read(command: &mut Command) -> Result<String> {
     String::from_utf8(stdout).with_context(|| format!("`{words}` did not print UTF-8"))
 }
 
-/// Whether a program is on the path.
+/// Whether a program is on the path, or where Debian keeps PostgreSQL's: in a folder per version.
 pub(crate) fn is_installed(program: &str) -> bool {
     let Some(path) = std::env::var_os("PATH") else {
         return false;
     };
+    let versions = std::fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|version| version.path().join("bin"));
     // Administrators' tools live in folders that an ordinary user's path may lack.
     std::env::split_paths(&path)
         .chain(["/usr/sbin".into(), "/sbin".into()])
+        .chain(versions)
         .any(|folder| folder.join(program).is_file())
 }
 

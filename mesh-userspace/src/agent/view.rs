@@ -56,6 +56,8 @@ pub(crate) struct State {
     pub(crate) traffic: Traffic,
     pub(crate) enrolments: BTreeMap<Name, Enrolment>,
     pub(crate) certificates: Vec<Certificate>,
+    /// Roots that the worker was told to trust.
+    pub(crate) trusted_roots: usize,
     /// The agent was told to end.
     pub(crate) ending: bool,
 }
@@ -86,6 +88,7 @@ impl View {
                 traffic: Traffic::default(),
                 enrolments: BTreeMap::new(),
                 certificates: Vec::new(),
+                trusted_roots: 0,
                 ending: false,
             }),
             commands,
@@ -165,6 +168,7 @@ impl server::Node for View {
             pid: std::process::id(),
             started_at: self.started_at,
             trust_domain: snapshot.world.trust_domain.to_string(),
+            trusted_roots: state.trusted_roots,
             ready: not_ready.is_empty(),
             not_ready,
             configuration: state.configuration.clone(),

@@ -244,6 +244,9 @@ pub(crate) struct Status {
     pub(crate) pid: u32,
     pub(crate) started_at: Timestamp,
     pub(crate) trust_domain: String,
+    /// Roots that are trusted: more than one while the root is being replaced.
+    #[serde(default)]
+    pub(crate) trusted_roots: usize,
     pub(crate) ready: bool,
     /// Why it is not ready.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]

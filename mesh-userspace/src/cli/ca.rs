@@ -37,7 +37,8 @@ pub(crate) fn run(command: CaCommand, out: &mut dyn Write) -> Result<Exit, CliEr
         "{}",
         match authority.phase() {
             Phase::Staged => format!(
-                "The new root is trusted beside the old one. When every node has read it (`warren status` is quiet): \
+                "The new root is trusted beside the old one. When every node has read it (`warren status` says \
+                 so): \
                  warren ca rotate activate --directory {path}"
             ),
             Phase::Activated => format!(

@@ -34,10 +34,14 @@ pub(crate) fn write(
     };
     writeln!(
         out,
-        "warren {}   node {}   trust domain {}   {ready}   up {}",
+        "warren {}   node {}   trust domain {}{}   {ready}   up {}",
         clean(&status.version),
         clean(&status.node),
         clean(&status.trust_domain),
+        match status.trusted_roots {
+            0 | 1 => String::new(),
+            several => format!(" ({several} roots trusted)"),
+        },
         lasted(up, style),
     )?;
     let configuration = &status.configuration;

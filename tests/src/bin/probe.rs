@@ -1,6 +1,7 @@
 //! `warren-probe`: the applications of the stories, one mode each. See the module `probe` of this package.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -8,8 +9,11 @@ use clap::{Args, Parser, Subcommand};
 use mesh_tests::probe::dial::{self, Ending, Way};
 use mesh_tests::probe::forge::Forgery;
 use mesh_tests::probe::load::{self, Amount};
+use mesh_tests::probe::pace;
+use mesh_tests::probe::rate;
 use mesh_tests::probe::serve::{self, Service};
 use mesh_tests::probe::session;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 #[derive(Parser)]
 #[command(name = "warren-probe", about = "The applications of the stories")]
@@ -56,6 +60,43 @@ enum Mode {
         #[arg(long)]
         reset: bool,
     },
+    /// Load at a given pace, until the time is over or standard input says `stop`.
+    Pace {
+        #[command(flatten)]
+        target: Target,
+        /// Requests per second.
+        #[arg(long)]
+        requests: u32,
+        /// Over so many connections.
+        #[arg(long)]
+        kept: u32,
+        /// Each of which is made again after so many milliseconds.
+        #[arg(long)]
+        age: Option<u64>,
+        /// New connections per second.
+        #[arg(long)]
+        connections: u32,
+    },
+    /// Ask at a fixed rate, and say what became of each request.
+    Rate {
+        #[command(flatten)]
+        target: Target,
+        /// What every request contains.
+        #[arg(long, default_value = "hello")]
+        send: String,
+        /// Requests per second.
+        #[arg(long)]
+        rate: u32,
+        /// Connections.
+        #[arg(long)]
+        connections: u32,
+        /// Every request on a connection of its own.
+        #[arg(long)]
+        fresh: bool,
+        /// How long an answer may take, in milliseconds.
+        #[arg(long, default_value_t = 1_000)]
+        patience: u64,
+    },
     /// Send packets made by hand.
     Forge {
         /// The claimed source.
@@ -90,7 +131,7 @@ struct Target {
     /// How: plain, nonblocking, fast-open, fast-open-connect, mptcp, device=NAME, source=ADDRESS, io-uring, mark=NUMBER.
     #[arg(long, default_value = "plain")]
     way: Way,
-    /// Patience with each step, in milliseconds; for `load`, the time in all.
+    /// Patience with each step, in milliseconds; for `load` and `rate`, the time in all.
     #[arg(long, default_value_t = 5_000)]
     millis: u64,
 }
@@ -103,6 +144,9 @@ impl Target {
 
 #[expect(clippy::print_stdout, reason = "what a probe saw is its output")]
 fn main() -> Result<()> {
+    // Thousands of connections at a time, on either side.
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).context("read the limit of descriptors")?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).context("raise the limit of descriptors")?;
     match Arguments::parse().mode {
         Mode::Serve { services } => serve::serve(&services),
         Mode::Dial { target, send } => {
@@ -134,6 +178,44 @@ fn main() -> Result<()> {
             println!("{}", serde_json::to_string(&count)?);
             Ok(())
         }
+        Mode::Pace {
+            target,
+            requests,
+            kept,
+            age,
+            connections,
+        } => {
+            let plan = pace::Plan {
+                requests,
+                kept,
+                age: age.map(Duration::from_millis),
+                connections,
+                time: target.patience(),
+            };
+            std::thread::spawn(stop_when_told);
+            let paced = pace::run(target.to, plan, &STOP);
+            println!("{}", serde_json::to_string(&paced)?);
+            Ok(())
+        }
+        Mode::Rate {
+            target,
+            send,
+            rate,
+            connections,
+            fresh,
+            patience,
+        } => {
+            rate::run(&rate::Plan {
+                to: target.to,
+                rate,
+                connections,
+                time: target.patience(),
+                patience: Duration::from_millis(patience),
+                fresh,
+                text: send,
+            });
+            Ok(())
+        }
         Mode::Forge {
             source,
             to,
@@ -159,6 +241,17 @@ fn main() -> Result<()> {
             Ok(())
         }
     }
+}
+
+/// Set by the word `stop` on standard input.
+static STOP: AtomicBool = AtomicBool::new(false);
+
+fn stop_when_told() {
+    let told = std::io::stdin()
+        .lines()
+        .map_while(Result::ok)
+        .any(|line| line == "stop");
+    STOP.store(told, Ordering::Relaxed);
 }
 
 fn hardware_address(text: &str) -> Result<[u8; 6]> {

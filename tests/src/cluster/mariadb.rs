@@ -7,23 +7,22 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 
 use super::Cluster;
-use super::place::Place;
+use super::place::{NOBODY, Place};
 use crate::host::process::Process;
 
-/// Who may ask, from anywhere, without a password.
+/// Who may ask, from anywhere, without a password; and the name of its own database.
 pub const USER: &str = "shop";
 
 /// MariaDB with an empty database, listening in a pod.
 pub fn start(cluster: &Cluster, place: &Place) -> Result<Process> {
-    let folder = cluster.folder().join("mariadb");
+    let folder = cluster.folder_of(place, "mariadb")?;
     let (data, socket) = (folder.join("data"), folder.join("socket"));
-    fs::create_dir_all(&data).with_context(|| format!("create {}", data.display()))?;
     let option = |name: &str, value: &Path| format!("--{name}={}", value.display());
     place
         .program("mariadb-install-db")
+        .user(NOBODY)
         .args([
             "--no-defaults",
-            "--user=root",
             "--skip-test-db",
             "--auth-root-authentication-method=normal",
         ])
@@ -32,16 +31,12 @@ pub fn start(cluster: &Cluster, place: &Place) -> Result<Process> {
         .start()?
         .wait(Duration::from_secs(60))?;
     let users = folder.join("users.sql");
-    fs::write(&users, format!("CREATE USER {USER}@'%';\n"))
+    fs::write(&users, format!("CREATE USER {USER}@'%';\nCREATE DATABASE {USER};\nGRANT ALL ON {USER}.* TO {USER}@'%';\n"))
         .with_context(|| format!("write {}", users.display()))?;
     place
         .program("mariadbd")
-        .args([
-            "--no-defaults",
-            "--user=root",
-            "--port=3306",
-            "--bind-address=*",
-        ])
+        .user(NOBODY)
+        .args(["--no-defaults", "--port=3306", "--bind-address=*"])
         .args([
             "--skip-networking=0",
             "--skip-name-resolve",

@@ -17,12 +17,16 @@ pub mod nginx;
 pub mod node;
 pub mod observe;
 pub mod place;
+pub mod postgresql;
+pub mod redis;
+pub mod requests;
 pub mod shop;
 mod wire;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::Arc;
@@ -36,7 +40,7 @@ use crate::host::leak;
 use crate::host::namespace::Namespace;
 use configuration::Configuration;
 use node::Node;
-use place::Place;
+use place::{NOBODY, Place};
 use wire::Wire;
 
 /// How long nodes may take to apply a configuration.
@@ -82,6 +86,15 @@ impl Cluster {
     /// Its files: configuration, logs, captures.
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// A folder for the data of an application in a place, which may be written by [`NOBODY`] only.
+    fn folder_of(&self, place: &Place, application: &str) -> Result<PathBuf> {
+        let folder = self.folder.join(format!("{application}-{}", place.name()));
+        fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+        chown(&folder, Some(NOBODY), Some(NOBODY))
+            .with_context(|| format!("give {} to an unprivileged user", folder.display()))?;
+        Ok(folder)
     }
 
     /// The one configuration file of all nodes.

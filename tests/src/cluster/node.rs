@@ -280,6 +280,21 @@ impl Node {
         self.take_agent()?.kill()
     }
 
+    /// Stops the agent where it stands, as a node does that is cut off from everything; [`Node::resume_agent`] lets it go on.
+    pub fn pause_agent(&self) -> Result<()> {
+        self.signal_agent(Signal::SIGSTOP)
+    }
+
+    /// Lets a paused agent go on.
+    pub fn resume_agent(&self) -> Result<()> {
+        self.signal_agent(Signal::SIGCONT)
+    }
+
+    fn signal_agent(&self, signal: Signal) -> Result<()> {
+        kill(Pid::from_raw(self.agent_id()?), signal)
+            .with_context(|| format!("send {signal} to the agent of {}", self.name))
+    }
+
     /// Kills the workers; the agent starts another.
     pub fn kill_workers(&self) -> Result<()> {
         let workers = self.worker_ids();

@@ -14,6 +14,8 @@ pub struct Status {
     pub ready: bool,
     /// Why not.
     pub not_ready: Vec<String>,
+    /// Roots that it trusts.
+    pub trusted_roots: u64,
     /// Where the configuration stands.
     pub configuration: Applied,
     /// The worker.

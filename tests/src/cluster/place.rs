@@ -12,11 +12,15 @@ use crate::host::cgroup::Cgroup;
 use crate::host::namespace::Namespace;
 use crate::host::process::{Launch, Process};
 use crate::probe::load::Count;
+use crate::probe::pace::{Paced, Plan};
 use crate::probe::session::Answer;
 use crate::probe::{Event, Report};
 
 /// Patience with one step of a probe.
 const STEP: Duration = Duration::from_secs(10);
+
+/// The user without any rights as whom servers run: some refuse to be root, and none should need to be.
+pub const NOBODY: u32 = 65_534;
 
 /// Where programs run.
 #[derive(Clone, Debug)]
@@ -238,6 +242,27 @@ impl Place {
         Ok(Load { process, time })
     }
 
+    /// Load at a given pace, in the background.
+    pub fn pace(&self, to: SocketAddr, plan: Plan) -> Result<Pace> {
+        let words = [
+            ("--to", to.to_string()),
+            ("--requests", plan.requests.to_string()),
+            ("--kept", plan.kept.to_string()),
+            ("--connections", plan.connections.to_string()),
+            ("--millis", plan.time.as_millis().to_string()),
+        ];
+        let mut launch = self.probe(&["pace"])?;
+        for (name, value) in &words {
+            launch = launch.args([*name, value.as_str()]);
+        }
+        if let Some(age) = plan.age {
+            launch = launch.args(["--age", &age.as_millis().to_string()]);
+        }
+        Ok(Pace {
+            process: launch.start()?,
+        })
+    }
+
     fn load_launch(
         &self,
         to: SocketAddr,
@@ -373,5 +398,19 @@ impl Load {
     pub fn finish(self) -> Result<Count> {
         let line = self.process.line(self.time + STEP * 2)?;
         serde_json::from_str(&line).with_context(|| format!("a count of load: {line:?}"))
+    }
+}
+
+/// Load at a given pace, in the background.
+pub struct Pace {
+    process: Process,
+}
+
+impl Pace {
+    /// Stops it; gives what came of it. What is under way may finish, so it takes a moment.
+    pub fn stop(mut self) -> Result<Paced> {
+        self.process.tell("stop")?;
+        let line = self.process.line(STEP * 3)?;
+        serde_json::from_str(&line).with_context(|| format!("what came of the load: {line:?}"))
     }
 }

@@ -77,11 +77,29 @@ impl Namespace {
         })
     }
 
+    /// Whether a server on this port inside, when told something, begins its answer as expected.
+    pub fn says(&self, port: u16, question: &[u8], answer: &[u8]) -> Result<bool> {
+        let to = SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, port));
+        self.enter(|| says(to, question, answer))?
+            .with_context(|| format!("ask {to} in {}", self.name))
+    }
+
     /// One HTTP request from inside; gives status code and body.
     pub fn http_get(&self, to: SocketAddr, path: &str) -> Result<(u16, String)> {
         self.enter(|| http_get(to, path))?
             .with_context(|| format!("GET http://{to}{path}"))
     }
+}
+
+/// Whether a server, when told something, begins its answer as expected.
+fn says(to: SocketAddr, question: &[u8], answer: &[u8]) -> std::io::Result<bool> {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(question)?;
+    let mut begin = vec![0; answer.len()];
+    stream.read_exact(&mut begin)?;
+    Ok(begin == answer)
 }
 
 impl Drop for Namespace {

@@ -77,7 +77,14 @@ fn setting(path: &str) -> Option<String> {
 
 fn is_installed(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
+    // Debian keeps PostgreSQL's programs out of the search path, in a folder per version.
+    let versions = std::fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|version| version.path().join("bin"));
     std::env::split_paths(&path)
         .chain(["/usr/sbin".into(), "/sbin".into()])
+        .chain(versions)
         .any(|folder| folder.join(program).is_file())
 }

@@ -6,7 +6,9 @@
 pub mod dial;
 pub mod forge;
 pub mod load;
+pub mod pace;
 pub mod pattern;
+pub mod rate;
 pub mod serve;
 pub mod session;
 

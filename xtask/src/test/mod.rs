@@ -63,6 +63,11 @@ fn run_stories(options: &Options, filter: Option<&str>) -> Result<Totals> {
             "bpftool",
             "nginx",
             "redis-server",
+            "redis-benchmark",
+            "postgres",
+            "pgbench",
+            "wrk",
+            "curl",
             "mariadbd",
             "mariadb",
         ])?;

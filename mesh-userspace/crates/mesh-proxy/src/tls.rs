@@ -59,7 +59,7 @@ pub enum TlsError {
     #[error("the handshake did not finish within {0:?}")]
     HandshakeTimeout(Duration),
     /// The handshake failed.
-    #[error("the handshake failed: {0}")]
+    #[error("the handshake failed: {}", mesh_identity::failure::explain(.0).detail)]
     Handshake(rustls::Error),
     /// The peer refused us, or gave up, with an alert (RFC 8446 §6).
     #[error("the peer ended the connection with TLS alert {0} ({alert})", alert = alert_name(*.0))]

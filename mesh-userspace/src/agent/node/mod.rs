@@ -356,6 +356,7 @@ impl Node {
         let mut state = self.view.state();
         state.enrolments = enrolments;
         state.certificates = certificates;
+        state.trusted_roots = self.identities.snapshot().bundle.roots().len();
     }
 
     fn show_counters(&self) {
