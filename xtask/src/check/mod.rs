@@ -73,7 +73,10 @@ fn kernel_lints() -> Result<()> {
 fn documentation() -> Result<()> {
     run::step(
         workspace::cargo()
-            .env("RUSTDOCFLAGS", "--deny warnings")
+            .env(
+                "RUSTDOCFLAGS",
+                "--deny warnings --allow rustdoc::private_intra_doc_links",
+            )
             .args([
                 "doc",
                 "--workspace",
