@@ -142,6 +142,8 @@ impl Inbox {
                     }
                 }
             }
+            // What follows a full batch may be whole records: nothing more need arrive for them.
+            self.fresh = self.payloads.len() == BATCH && !self.closed;
         }
         outcome.closed = self.closed;
         Ok(outcome)

@@ -273,3 +273,31 @@ proptest! {
         })?;
     }
 }
+
+#[test]
+fn records_behind_a_full_batch_outlast_the_turn() {
+    run(async {
+        let ((mut near, _), (mut far, _)) = channels().await;
+        for byte in 0..100 {
+            near.outbox.append(&[byte]);
+            near.seal().unwrap();
+        }
+        poll_fn(|cx| near.poll_flush(cx)).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(poll_fn(|cx| far.poll_fill(cx)).await.unwrap());
+        let mut got = Vec::new();
+        // Nothing more arrives: what has, must be found without it.
+        loop {
+            far.open_records().unwrap();
+            let payloads = far.inbox.payloads();
+            let count = payloads.len();
+            got.extend(payloads.flatten().copied());
+            far.inbox.handed_over(count);
+            far.inbox.release();
+            if count == 0 {
+                break;
+            }
+        }
+        assert_eq!(got, (0..100).collect::<Vec<u8>>());
+    });
+}
