@@ -37,6 +37,7 @@ pub mod pool;
 pub mod server;
 
 mod app;
+mod budget;
 mod client;
 mod credit;
 mod error;

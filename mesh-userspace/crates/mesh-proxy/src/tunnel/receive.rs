@@ -74,15 +74,7 @@ impl Streams {
                 }
                 self.settle(stream)
             }
-            Frame::Reset { stream, code } => {
-                if let Some(known) = self.known(stream)? {
-                    match reset_reason(code) {
-                        Some(reason) => known.reset_by_peer(End::Cut(reason)),
-                        None => known.reset_by_peer(End::RemoteReset),
-                    }
-                }
-                self.settle(stream)
-            }
+            Frame::Reset { stream, code } => self.reset(stream, code),
             Frame::Credit { stream, bytes } => self.credit(stream, bytes),
             Frame::Drain => {
                 self.mailbox.retire();
@@ -92,6 +84,19 @@ impl Streams {
             // Handled by the caller, which sees runs of them.
             Frame::Data { .. } => Ok(()),
         }
+    }
+
+    fn reset(&mut self, id: u32, code: ResetCode) -> Result<(), TunnelError> {
+        if let Some(stream) = self.known(id)? {
+            let unanswered = matches!(stream.opening, Opening::Awaited { .. });
+            stream.reset_by_peer(reset_reason(code).map_or(End::RemoteReset, End::Cut));
+            if unanswered && !self.hasty.spend(Instant::now()) {
+                return Err(TunnelError::Flood(
+                    "it resets streams faster than they can be answered",
+                ));
+            }
+        }
+        self.settle(id)
     }
 
     /// Hands a run of DATA to its application.

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::time::Instant;
 
 use foldhash::{HashMap, HashMapExt};
 use futures_util::future::{AbortHandle, Abortable, Aborted, LocalBoxFuture};
@@ -9,6 +10,7 @@ use futures_util::stream::FuturesUnordered;
 use mesh_core::outcome::Reason;
 
 use super::app::App;
+use super::budget::Budget;
 use super::credit::Spare;
 use super::error::TunnelError;
 use super::handle::Shared;
@@ -45,6 +47,8 @@ pub(super) struct Streams {
     pub(super) spare: Spare,
     /// Bytes of DATA for closed streams that may still be under way.
     pub(super) late: u64,
+    /// Streams that the peer may still reset without waiting for an answer.
+    pub(super) hasty: Budget,
     /// The highest stream number so far.
     pub(super) highest: u32,
     pub(super) acceptor: Option<Acceptor>,
@@ -69,6 +73,7 @@ impl Streams {
             control: Vec::new(),
             spare: Spare::default(),
             late: 0,
+            hasty: Budget::new(Instant::now()),
             highest: 0,
             acceptor,
             accepting: FuturesUnordered::new(),

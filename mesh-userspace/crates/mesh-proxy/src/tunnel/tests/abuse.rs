@@ -255,6 +255,39 @@ fn a_flood_of_streams_is_refused_beyond_the_limit() {
 }
 
 #[test]
+fn who_opens_streams_only_to_reset_them_is_cut_off() {
+    run(async {
+        let mesh = Mesh::new().await;
+        mesh.story.delay.set(Duration::from_secs(50));
+        let hasty = |number: u32| {
+            let (stream, code) = (2 * number + 1, ResetCode::Application);
+            [open(stream, &mesh), Frame::Reset { stream, code }]
+        };
+        // A few hundred applications that give up at once are no attack.
+        let mut honest = Hostile::dial(&mesh).await;
+        for number in 0..800 {
+            assert!(honest.say(&hasty(number)).await);
+        }
+        mesh.story.delay.set(Duration::ZERO);
+        honest.say(&[open(1601, &mesh)]).await;
+        let _server = mesh.accept().await;
+        assert_eq!(mesh.server.figures().protocol_errors, 0);
+        mesh.story.delay.set(Duration::from_secs(50));
+        // Thousands in a moment are one, however little is open at any time.
+        let mut hostile = Hostile::dial(&mesh).await;
+        for number in 0..5_000 {
+            if !hostile.say(&hasty(number)).await {
+                break;
+            }
+        }
+        let cut_off = tokio::time::timeout(Duration::from_secs(5), hostile.hears(|_| false)).await;
+        assert_eq!(cut_off, Ok(false), "the tunnel is still open");
+        assert_eq!(mesh.server.figures().protocol_errors, 1);
+        assert_eq!(mesh.server.figures().tunnels, 1);
+    });
+}
+
+#[test]
 fn who_asks_for_answers_and_never_reads_them_is_cut_off() {
     run(async {
         let mesh = Mesh::new().await;
