@@ -26,7 +26,7 @@ pub(crate) struct Options {
     /// Measure the debug build (to try the benchmark itself).
     #[arg(long)]
     debug: bool,
-    /// Where the figures go as JSON; target/bench/<time>.json by default.
+    /// Where the figures go as JSON; `target/bench/TIME.json` by default.
     #[arg(long)]
     output: Option<PathBuf>,
     /// An Envoy of your own, instead of the one that is fetched.
