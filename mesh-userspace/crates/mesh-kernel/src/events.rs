@@ -74,7 +74,7 @@ impl std::fmt::Debug for EventStream {
 }
 
 /// An event, if it is one of this layout with a reason that this build knows.
-fn parse(bytes: &[u8]) -> Option<Drop> {
+pub(crate) fn parse(bytes: &[u8]) -> Option<Drop> {
     if bytes.len() < size_of::<Event>() {
         return None;
     }

@@ -8,8 +8,8 @@
 //! [`Kernel::open`] (loads and verifies the programs, some 150 ms, once), [`Kernel::enrol`] and [`Kernel::unenrol`]
 //! (some 20 to 60 ms: the kernel waits for a grace period when a program is put on an interface), [`Kernel::release`]
 //! (some ms), [`Kernel::maintain`] (some ms per workload that has connections older than its enrolment),
-//! [`Kernel::verify`] and [`Kernel::vanished`] (in proportion to the workloads and processes), [`probe`] and
-//! [`uninstall`]. Work inside a workload's namespace is done by a thread of its own, never on the caller's; the caller
+//! [`Kernel::verify`] and [`Kernel::vanished`] (in proportion to the workloads and processes), [`probe()`] and
+//! [`uninstall()`]. Work inside a workload's namespace is done by a thread of its own, never on the caller's; the caller
 //! waits for it.
 //!
 //! **Failing.** Every error leaves the workload as it was before, or closed. Nothing is half enrolled.
@@ -40,6 +40,9 @@ mod established;
 mod events;
 mod exits;
 mod filter;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod host;
 mod kernel;
 mod link;

@@ -11,6 +11,9 @@
 //! `reservoir` (sockets made by the agent), `recheck` (a changed world cuts what it no longer allows), `drain`.
 
 pub mod confine;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod link;
 pub mod memory;
 pub mod tls;

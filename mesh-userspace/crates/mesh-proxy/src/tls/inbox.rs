@@ -223,6 +223,12 @@ impl Inbox {
         }
     }
 
+    /// Bytes that are held beyond this turn.
+    #[cfg(feature = "fuzzing")]
+    pub(super) fn held(&self) -> usize {
+        self.partial.len() + self.early.iter().map(Vec::len).sum::<usize>()
+    }
+
     /// Ends a turn: gives the buffer back, unless it holds plaintexts that nobody has taken, or whole records.
     pub(crate) fn release(&mut self) {
         if self.fresh || self.consumed < self.payloads.len() {

@@ -18,8 +18,9 @@ use super::credit::MAX_WINDOW;
 use super::error::TunnelError;
 use super::handle::Shared;
 use super::mailbox::{Command, Mailbox, NewStream};
-use super::stream::Side;
-use super::table::{Acceptor, Opening, Stream, Streams};
+use super::state::Side;
+use super::stream::{Opening, Stream};
+use super::table::{Acceptor, Streams};
 use super::{Accepted, Limits};
 use crate::socket;
 use crate::wire::{self, Open, Refusal, RefusalCode};
@@ -74,7 +75,7 @@ async fn carry_out(script: &[u8]) {
     let mut streams = Streams::new(side, limits, Rc::clone(&mailbox), acceptor);
     if side == Side::Dialling {
         for _ in 0..=(first >> 1 & 1) {
-            if let Err(error) = streams.obey(open(&mailbox).await) {
+            if let Err(error) = streams.obey(open(&mailbox)) {
                 panic!("our own OPEN: {error}");
             }
         }
@@ -194,13 +195,13 @@ async fn story(open: Open) -> Result<Accepted, Refusal> {
         }),
         1 => std::future::pending().await,
         _ => Ok(Accepted {
-            app: application().await,
+            app: application(),
             on_open: Box::new(drop),
         }),
     }
 }
 
-async fn open(mailbox: &Rc<Mailbox>) -> Command {
+fn open(mailbox: &Rc<Mailbox>) -> Command {
     let (answer, _heard_by_nobody) = oneshot::channel();
     let id = mailbox.next_stream().unwrap_or(1);
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 80));
@@ -212,7 +213,7 @@ async fn open(mailbox: &Rc<Mailbox>) -> Command {
             service: None,
             trace: None,
         },
-        app: application().await,
+        app: application(),
         kept: b"kept".to_vec(),
         shared: Shared::new(id, Rc::clone(mailbox)),
         answer,
@@ -220,17 +221,18 @@ async fn open(mailbox: &Rc<Mailbox>) -> Command {
 }
 
 /// A connection to an application. Its end is a reset, so that thousands of them do not wait for the end of their time.
-async fn application() -> TcpStream {
-    let connected = async {
+/// It is made at once, because a story that is dropped on the way would leave its connection in the listener's queue.
+fn application() -> TcpStream {
+    let connected = || {
         let address = APPLICATIONS.with(|listener| listener.local_addr())?;
-        let app = TcpStream::connect(address).await?;
+        let app = std::net::TcpStream::connect(address)?;
         let (end, _) = APPLICATIONS.with(|listener| listener.accept())?;
         end.set_nonblocking(true)?;
+        app.set_nonblocking(true)?;
+        let app = TcpStream::from_std(app)?;
         socket::reset(&app);
         ENDS.with_borrow_mut(|ends| ends.push(end));
         std::io::Result::Ok(app)
     };
-    connected
-        .await
-        .unwrap_or_else(|error| panic!("no connection: {error}"))
+    connected().unwrap_or_else(|error| panic!("no connection: {error}"))
 }
