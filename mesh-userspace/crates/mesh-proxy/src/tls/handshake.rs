@@ -252,6 +252,7 @@ impl Flights {
                 Ok(ConnectionState::WriteTraffic(_)) => Some(Step::Done),
                 Ok(_) => return Err(TlsError::Record("the peer closed before it began")),
                 Err(error) => {
+                    self.incoming.drain(..discard);
                     self.append_alert(side);
                     return Err(TlsError::Handshake(error));
                 }
@@ -263,9 +264,11 @@ impl Flights {
         }
     }
 
-    /// After an error rustls has an alert to send, at most.
+    /// After an error rustls has an alert to send, at most. It is given the same bytes again, because it remembers how far
+    /// it came in them; and only once, because it would find the same error in them again.
     fn append_alert<S: Side>(&mut self, side: &mut S) {
-        if let Ok(ConnectionState::EncodeTlsData(mut alert)) = side.process(&mut []).state
+        if let Ok(ConnectionState::EncodeTlsData(mut alert)) =
+            side.process(&mut self.incoming).state
             && append(&mut self.outgoing, |space| alert.encode(space)).is_err()
         {
             self.outgoing.clear();

@@ -301,3 +301,19 @@ fn records_behind_a_full_batch_outlast_the_turn() {
         assert_eq!(got, (0..100).collect::<Vec<u8>>());
     });
 }
+
+/// A message that was begun in one record, and whose length is beyond every limit: rustls refuses it without an alert, and
+/// remembers where it stands in the bytes.
+#[test]
+fn an_impossible_message_is_an_error() {
+    run(async {
+        for message in [0x01, 0x69] {
+            let (configs, (mut near, far)) = (configs(), sockets().await);
+            let hello = [22, 3, 1, 0, 6, message, 0xff, 0xff, 0xff, 3, 3];
+            near.write_all(&hello).await.unwrap();
+            near.shutdown().await.unwrap();
+            let outcome = Channel::accept(far, configs.server, LIMIT).await;
+            assert!(matches!(outcome, Err(TlsError::Handshake(_))));
+        }
+    });
+}
