@@ -71,7 +71,9 @@ fn seed() {
 }
 
 fn write(target: &str, name: &str, bytes: &[u8]) {
-    let folder: PathBuf = [env!("CARGO_MANIFEST_DIR"), "corpus", target].iter().collect();
+    let folder: PathBuf = [env!("CARGO_MANIFEST_DIR"), "corpus", target]
+        .iter()
+        .collect();
     fs::create_dir_all(&folder).expect("a folder");
     fs::write(folder.join(name), bytes).expect("a seed");
 }
@@ -111,15 +113,39 @@ fn frames() -> Vec<Vec<u8>> {
         detail: "no rule allows it".to_owned(),
     };
     [
-        Frame::Open { stream: 1, open: Box::new(open(8081)) },
-        Frame::Open { stream: 3, open: Box::new(open(8080)) },
-        Frame::Open { stream: 5, open: Box::new(open(8082)) },
-        Frame::OpenResult { stream: 1, result: Ok(()) },
-        Frame::OpenResult { stream: 1, result: Err(refusal) },
-        Frame::Data { stream: 1, bytes: b"hello" },
+        Frame::Open {
+            stream: 1,
+            open: Box::new(open(8081)),
+        },
+        Frame::Open {
+            stream: 3,
+            open: Box::new(open(8080)),
+        },
+        Frame::Open {
+            stream: 5,
+            open: Box::new(open(8082)),
+        },
+        Frame::OpenResult {
+            stream: 1,
+            result: Ok(()),
+        },
+        Frame::OpenResult {
+            stream: 1,
+            result: Err(refusal),
+        },
+        Frame::Data {
+            stream: 1,
+            bytes: b"hello",
+        },
         Frame::Fin { stream: 1 },
-        Frame::Reset { stream: 1, code: ResetCode::PolicyRevoked },
-        Frame::Credit { stream: 1, bytes: 65_536 },
+        Frame::Reset {
+            stream: 1,
+            code: ResetCode::PolicyRevoked,
+        },
+        Frame::Credit {
+            stream: 1,
+            bytes: 65_536,
+        },
         Frame::Raw { stream: 1 },
         Frame::Drain,
     ]
@@ -138,19 +164,85 @@ fn scripts(frames: &[Vec<u8>]) {
         let length = bytes.len() as u16;
         [&[0x60 | (length >> 8) as u8, length as u8], bytes].concat()
     };
-    let [open1, open3, open5, taken, refused, data, fin, reset, credit, raw, drain] = frames else {
+    let [
+        open1,
+        open3,
+        open5,
+        taken,
+        refused,
+        data,
+        fin,
+        reset,
+        credit,
+        raw,
+        drain,
+    ] = frames
+    else {
         panic!("another number of frames");
     };
     let script = |name: &str, first: u8, steps: &[Vec<u8>]| {
         write("tunnel", name, &[vec![first], steps.concat()].concat());
     };
     let (read, answer, gone) = (vec![0x00], vec![0x10], vec![0x50]);
-    script("served", 0, &[record(open3), answer.clone(), record(data), read.clone(), record(fin)]);
-    script("many", 0, &[record(&[&open1[..], open3, open5, data, fin].concat()), answer.clone(), read.clone()]);
-    script("reset", 0, &[record(open1), record(data), answer.clone(), record(reset), read.clone()]);
-    script("raw", 0, &[record(open1), answer.clone(), record(raw), record(b"plain"), gone, record(b"more")]);
-    script("dialled", 1, &[read.clone(), record(taken), record(data), record(credit), record(fin)]);
-    script("refused", 3, &[read, record(refused), record(drain), vec![0x23, 0x31, 0x40]]);
+    script(
+        "served",
+        0,
+        &[
+            record(open3),
+            answer.clone(),
+            record(data),
+            read.clone(),
+            record(fin),
+        ],
+    );
+    script(
+        "many",
+        0,
+        &[
+            record(&[&open1[..], open3, open5, data, fin].concat()),
+            answer.clone(),
+            read.clone(),
+        ],
+    );
+    script(
+        "reset",
+        0,
+        &[
+            record(open1),
+            record(data),
+            answer.clone(),
+            record(reset),
+            read.clone(),
+        ],
+    );
+    script(
+        "raw",
+        0,
+        &[
+            record(open1),
+            answer.clone(),
+            record(raw),
+            record(b"plain"),
+            gone,
+            record(b"more"),
+        ],
+    );
+    script(
+        "dialled",
+        1,
+        &[
+            read.clone(),
+            record(taken),
+            record(data),
+            record(credit),
+            record(fin),
+        ],
+    );
+    script(
+        "refused",
+        3,
+        &[read, record(refused), record(drain), vec![0x23, 0x31, 0x40]],
+    );
     script("nonsense", 1, &[record(open1), answer]);
 }
 
@@ -159,42 +251,80 @@ fn handshakes() {
     let domain = TrustDomain::new("fuzz.warren").expect("a trust domain");
     let identity = SpiffeId::new(domain.clone(), "shop", "client").expect("an identity");
     let authority = Authority::open_or_create(directory.path(), &domain).expect("an authority");
-    let own = authority.issue(&identity, Duration::from_secs(86_400)).expect("a certificate");
-    let config = tls::client_config(&own, &authority.bundle(), &[identity.clone()]).expect("a configuration");
-    let mut client = rustls::ClientConnection::new(config, tls::server_name(&identity)).expect("a client");
+    let own = authority
+        .issue(&identity, Duration::from_secs(86_400))
+        .expect("a certificate");
+    let config = tls::client_config(&own, &authority.bundle(), &[identity.clone()])
+        .expect("a configuration");
+    let mut client =
+        rustls::ClientConnection::new(config, tls::server_name(&identity)).expect("a client");
     let mut hello = vec![0, 0xff, 0xff];
     client.write_tls(&mut hello).expect("a hello");
     write("handshake", "hello", &hello);
     // Flags, size of pieces, number of changes; then records with their lengths.
     let said = |bytes: &[u8]| [&(bytes.len() as u16).to_be_bytes(), bytes].concat();
     let plain = [said(b"first"), said(&[7; 3000]), said(b"last")].concat();
-    for (name, flags) in [("accepted", 0b110), ("dialled", 0b111), ("renewed", 0b10110), ("cut-short", 0b011)] {
-        write("handshake", name, &[&[flags, 0xff, 0xff, 0], &plain[..]].concat());
+    for (name, flags) in [
+        ("accepted", 0b110),
+        ("dialled", 0b111),
+        ("renewed", 0b10110),
+        ("cut-short", 0b011),
+    ] {
+        write(
+            "handshake",
+            name,
+            &[&[flags, 0xff, 0xff, 0], &plain[..]].concat(),
+        );
     }
-    for (name, position) in [("changed-hello", 60_u16), ("changed-certificate", 1700), ("changed-record", 2400)] {
+    for (name, position) in [
+        ("changed-hello", 60_u16),
+        ("changed-certificate", 1700),
+        ("changed-record", 2400),
+    ] {
         let [high, low] = position.to_be_bytes();
-        write("handshake", name, &[&[0b110, 0, 100, 1, high, low, 0, 0x80], &plain[..]].concat());
+        write(
+            "handshake",
+            name,
+            &[&[0b110, 0, 100, 1, high, low, 0, 0x80], &plain[..]].concat(),
+        );
     }
 }
 
 fn messages() {
-    let kind = SocketKind { purpose: Purpose::Deliver, ipv6: true };
+    let kind = SocketKind {
+        purpose: Purpose::Deliver,
+        ipv6: true,
+    };
     let workload = WorkloadId(7);
     let messages = [
         ToAgent::Ready { version: VERSION },
         ToAgent::Enrolled { workload },
         ToAgent::Unenrolled { workload },
-        ToAgent::NeedSockets { workload, kind, count: u16::MAX },
-        ToAgent::Applied { generation: u64::MAX },
+        ToAgent::NeedSockets {
+            workload,
+            kind,
+            count: u16::MAX,
+        },
+        ToAgent::Applied {
+            generation: u64::MAX,
+        },
         ToAgent::Records(Vec::new()),
         ToAgent::Figures(Figures::default()),
         ToAgent::Complaint("in words".to_owned()),
     ];
     for (number, message) in messages.iter().enumerate() {
-        write("link", &format!("message-{number}"), &postcard::to_stdvec(message).expect("bytes"));
+        write(
+            "link",
+            &format!("message-{number}"),
+            &postcard::to_stdvec(message).expect("bytes"),
+        );
     }
     // Records, by the thousand, says the length; they are not there.
-    write("link", "records-without-end", &[5, 0xff, 0xff, 0xff, 0xff, 0x0f]);
+    write(
+        "link",
+        "records-without-end",
+        &[5, 0xff, 0xff, 0xff, 0xff, 0x0f],
+    );
 }
 
 /// A dropped packet: version 1, TCP, reason 16.
