@@ -1,4 +1,4 @@
-//! Warren's chores, one file each: `cargo xtask ebpf | check | test | demo | bench | deps`.
+//! Warren's chores, one file each: `cargo xtask ebpf | check | test | fuzz | demo | bench | deps`.
 //!
 //! What a chore needs and does not find it names, with the command that gets it. This package knows the workspace's
 //! layout and its tools; it must not depend on any of the workspace's own crates, so that it builds when they do not.
@@ -13,6 +13,7 @@ mod check;
 mod demo;
 mod deps;
 mod ebpf;
+mod fuzz;
 mod run;
 mod test;
 mod workspace;
@@ -36,6 +37,8 @@ enum Chore {
     Check,
     /// Every test: units, then the stories in the simulated cluster (these need root).
     Test(test::Options),
+    /// Bytes that somebody else chooses, at random and guided by coverage: every fuzz target, for a time each.
+    Fuzz(fuzz::Options),
     /// Two nodes on this machine, meshed while they run: traffic, weights, policy, packet capture. Needs root.
     Demo(demo::Options),
     /// Measure Warren, no mesh at all, and Warren's peers in the simulated cluster. Needs root.
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         }
         Chore::Check => check::run(),
         Chore::Test(options) => test::run(&options),
+        Chore::Fuzz(options) => fuzz::run(&options),
         Chore::Demo(options) => demo::run(&options),
         Chore::Bench(options) => bench::run(&options),
         Chore::Deps(options) => deps::run(&options),

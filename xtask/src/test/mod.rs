@@ -1,16 +1,19 @@
 //! `cargo xtask test`: builds the eBPF object, the binary and every test; runs the units, then the stories in the
-//! simulated cluster; then looks whether anything was left behind. Skipped stories are counted, with the reason.
+//! simulated cluster; looks whether anything was left behind; runs the fuzz targets for a while. Skipped stories are counted, with the reason.
 
 mod leftovers;
 mod stories;
-mod totals;
+pub(crate) mod totals;
 mod units;
 
 use anyhow::{Result, bail};
 use clap::Args;
 
-use crate::{deps, ebpf, workspace};
+use crate::{deps, ebpf, fuzz, workspace};
 use totals::Totals;
+
+/// How long each fuzz target runs.
+const FUZZ_SECONDS: u32 = 30;
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -22,7 +25,10 @@ pub(crate) struct Options {
     /// Only the units (no root needed).
     #[arg(long)]
     units: bool,
-    /// How many stories run at the same time.
+    /// Only the fuzz targets (no root needed).
+    #[arg(long, conflicts_with_all = ["stories", "units"])]
+    fuzz: bool,
+    /// How many stories or fuzz targets run at the same time.
     #[arg(long, default_value_t = 2)]
     jobs: usize,
 }
@@ -32,11 +38,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let object = ebpf::build(&workspace::root())?;
     let mut totals = Totals::default();
 
-    if !options.stories {
+    let all = !options.units && !options.stories && !options.fuzz;
+    if all || options.units {
         totals.add(units::run(&object, filter)?);
     }
-    if !options.units {
+    if all || options.stories {
         totals.add(run_stories(options, filter)?);
+    }
+    if options.fuzz || (all && filter.is_none()) {
+        totals.add(fuzz::Fuzz::build()?.run(filter, FUZZ_SECONDS, options.jobs)?);
     }
 
     for skipped in &totals.skipped {
