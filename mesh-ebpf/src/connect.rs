@@ -12,7 +12,7 @@ use aya_ebpf::programs::SockAddrContext;
 use mesh_common::LAYOUT_VERSION;
 use mesh_common::address::{Address, Prefix};
 use mesh_common::counter::Reason;
-use mesh_common::origin::{MAX_FLOWS_PER_WORKLOAD, Origin};
+use mesh_common::origin::Origin;
 use mesh_common::workload::Workload;
 use mesh_ebpf::dial::{self, Listener, Verdict};
 
@@ -223,7 +223,7 @@ fn redirect(
 #[inline(always)]
 fn is_quota_used_up(workload: u32) -> bool {
     // SAFETY: copied at once.
-    unsafe { FLOW_QUOTA.get(workload) }.is_some_and(|used| *used >= MAX_FLOWS_PER_WORKLOAD)
+    unsafe { FLOW_QUOTA.get(workload) }.is_some_and(|used| dial::is_used_up(*used))
 }
 
 #[inline(always)]

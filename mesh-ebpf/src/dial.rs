@@ -2,6 +2,7 @@
 
 use mesh_common::address::{Address, v4_mapped};
 use mesh_common::counter::Reason;
+use mesh_common::origin::MAX_FLOWS_PER_WORKLOAD;
 use mesh_common::workload::{Class, Workload};
 
 /// `SOCK_STREAM`.
@@ -103,6 +104,13 @@ pub fn decide(destination: &Address, class: Option<u32>, workload: &Workload) ->
     }
 }
 
+/// Whether a workload has as many dials under way as it may. The count starts anew when a workload is enrolled again, and
+/// dials from before still give their places back: it may be below zero for good, which is not the same as enormous.
+#[inline(always)]
+pub const fn is_used_up(dials: u64) -> bool {
+    dials.cast_signed() >= MAX_FLOWS_PER_WORKLOAD.cast_signed()
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::Ipv6Addr;
@@ -197,6 +205,15 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn a_count_below_zero_does_not_shut_a_workload_out() {
+        assert!(!is_used_up(0));
+        assert!(!is_used_up(MAX_FLOWS_PER_WORKLOAD - 1));
+        assert!(is_used_up(MAX_FLOWS_PER_WORKLOAD));
+        assert!(is_used_up(MAX_FLOWS_PER_WORKLOAD + 1));
+        assert!(!is_used_up(0_u64.wrapping_sub(1)));
     }
 
     #[test]

@@ -18,7 +18,8 @@ use aya_ebpf::bindings::{
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
 use mesh_common::counter::Reason;
-use mesh_common::origin::{FlowKey, MAX_FLOWS_PER_WORKLOAD, Origin};
+use mesh_common::origin::{FlowKey, Origin};
+use mesh_ebpf::dial::is_used_up;
 
 use crate::context::{self, Operation};
 use crate::count;
@@ -96,7 +97,7 @@ fn remember(operation: &Operation<'_>, origin: &Origin) -> Result<(), Reason> {
     }
     let used = quota(origin.workload).ok_or(Reason::FlowMapFull)?;
     // SAFETY: from a lookup; a count that is a little old only moves the limit a little.
-    if unsafe { core::ptr::read_volatile(used) } >= MAX_FLOWS_PER_WORKLOAD {
+    if is_used_up(unsafe { core::ptr::read_volatile(used) }) {
         return Err(Reason::FlowQuota);
     }
     match FLOWS.insert(&key, origin, BPF_NOEXIST.into()) {
