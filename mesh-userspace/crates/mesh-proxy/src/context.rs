@@ -29,7 +29,7 @@ use crate::link::ToAgent;
 use crate::memory::Memory;
 use crate::origin::OriginOf;
 use crate::record::{Connections, Recorder, Sink};
-use crate::served::Served;
+use crate::served::{HostTunnels, Served};
 use crate::tunnel;
 
 /// How long a dial may take, tries at other endpoints included.
@@ -49,6 +49,8 @@ pub(crate) struct Shared {
     pub(crate) identities: ArcSwap<IdentitySet>,
     /// The workloads of this node.
     pub(crate) served: ArcSwap<ServedWorkloads>,
+    /// Tunnels to those of them that are host services.
+    pub(crate) host_tunnels: Arc<HostTunnels>,
     /// Where records go.
     pub(crate) sink: Sink,
     /// What is counted.

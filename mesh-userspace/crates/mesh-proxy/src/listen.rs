@@ -20,7 +20,7 @@ use crate::inbound::{At, Tunnel};
 use crate::link::ListenerKind;
 use crate::record::Ended;
 use crate::reset::{self, ResetOnDrop};
-use crate::served::{Served, Share};
+use crate::served::{HostShare, Served, Share};
 use crate::{outbound, plain};
 
 /// First pause after an accept that failed for want of descriptors or memory; it doubles up to [`LONGEST_PAUSE`].
@@ -230,22 +230,37 @@ fn tunnel(
     at: At,
 ) {
     let connection = ResetOnDrop::new(connection);
-    let share = match &at {
-        At::Workload(served) => match served.tunnel() {
-            Ok(share) => Some(share),
-            Err(full) => return refused(cx, &at, peer, Reason::Overloaded, full.to_string()),
-        },
-        At::Host => None,
+    let counted = match &at {
+        At::Workload(served) => served.tunnel().map(Counted::Workload),
+        At::Host => cx.shared.host_tunnels.tunnel().map(Counted::Host),
+    };
+    let counted = match counted {
+        Ok(counted) => counted,
+        Err(full) => return refused(cx, &at, peer, Reason::Overloaded, full.to_string()),
     };
     let identities = cx.identities();
     match cx.configs.server(&identities, own) {
         Ok(config) => {
             let inbound = Tunnel::new(cx, at.clone(), identities.generation);
-            let tunnel = carry_tunnel(Rc::clone(cx), connection, peer, config, inbound, at, share);
+            let tunnel = carry_tunnel(
+                Rc::clone(cx),
+                connection,
+                peer,
+                config,
+                inbound,
+                at,
+                counted,
+            );
             tokio::task::spawn_local(tunnel);
         }
         Err(error) => refused(cx, &at, peer, Reason::Fault, error.to_string()),
     }
+}
+
+/// The place that a tunnel takes, held for as long as it lives.
+enum Counted {
+    Workload(#[expect(dead_code, reason = "held, not read")] Share),
+    Host(#[expect(dead_code, reason = "held, not read")] HostShare),
 }
 
 async fn carry_tunnel(
@@ -255,7 +270,7 @@ async fn carry_tunnel(
     config: Arc<rustls::ServerConfig>,
     inbound: Rc<Tunnel>,
     at: At,
-    _share: Option<Share>,
+    _counted: Counted,
 ) {
     let Some(stream) = connection.take() else {
         return;

@@ -18,6 +18,10 @@ pub(crate) const MAX_CONNECTIONS: usize = 10_000;
 /// Most tunnels that peers hold open to one workload. Each carries many connections; more is not honest.
 pub(crate) const MAX_TUNNELS: usize = 4_096;
 
+/// Most tunnels that peers hold open to all host services of the node together: those that have not said yet whom they
+/// mean, or who they are, count as well.
+pub(crate) const MAX_HOST_TUNNELS: usize = 4 * MAX_TUNNELS;
+
 /// One workload.
 #[derive(Debug)]
 pub(crate) struct Served {
@@ -33,9 +37,9 @@ pub(crate) struct Served {
     tunnels: AtomicUsize,
 }
 
-/// A limit of the workload was reached.
+/// A limit was reached.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("the workload has {0} {1} open, which is the limit")]
+#[error("{0} {1} are open, which is the limit")]
 pub(crate) struct Full(usize, &'static str);
 
 impl Served {
@@ -89,12 +93,16 @@ impl Served {
 
     /// Counts one more application connection.
     pub(crate) fn connection(self: &Arc<Self>) -> Result<Share, Full> {
-        self.share(Counted::Connection, MAX_CONNECTIONS, "connections")
+        self.share(
+            Counted::Connection,
+            MAX_CONNECTIONS,
+            "connections of the workload",
+        )
     }
 
     /// Counts one more tunnel from a peer. Tunnels do not keep a workload from leaving: their streams do.
     pub(crate) fn tunnel(self: &Arc<Self>) -> Result<Share, Full> {
-        self.share(Counted::Tunnel, MAX_TUNNELS, "tunnels")
+        self.share(Counted::Tunnel, MAX_TUNNELS, "tunnels to the workload")
     }
 
     /// A share for something that must end before the workload has left, and that no limit counts.
@@ -163,5 +171,30 @@ impl Drop for Share {
             }
             Counted::Member => self.served.leaving.exit(),
         }
+    }
+}
+
+/// The tunnels to host services, counted.
+#[derive(Debug, Default)]
+pub(crate) struct HostTunnels(AtomicUsize);
+
+impl HostTunnels {
+    /// Counts one more.
+    pub(crate) fn tunnel(self: &Arc<Self>) -> Result<HostShare, Full> {
+        if self.0.fetch_add(1, Ordering::AcqRel) >= MAX_HOST_TUNNELS {
+            self.0.fetch_sub(1, Ordering::AcqRel);
+            return Err(Full(MAX_HOST_TUNNELS, "tunnels to host services"));
+        }
+        Ok(HostShare(Arc::clone(self)))
+    }
+}
+
+/// A share of them, given back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct HostShare(Arc<HostTunnels>);
+
+impl Drop for HostShare {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::AcqRel);
     }
 }

@@ -158,6 +158,7 @@ fn shared(
         world: ArcSwap::from_pointee(Snapshot::default()),
         identities: ArcSwap::from_pointee(IdentitySet::default()),
         served: ArcSwap::from_pointee(ServedWorkloads::default()),
+        host_tunnels: Arc::default(),
         sink,
         counters,
         agent,

@@ -15,7 +15,7 @@ use super::scene::*;
 use super::{inside, without_backtraces};
 use crate::figures::Counters;
 use crate::link::{self, AgentEnd, Endpoint, LinkError, LocalWorkload, ToWorker, WorkerEnd};
-use crate::served::{MAX_CONNECTIONS, Served};
+use crate::served::{HostTunnels, MAX_CONNECTIONS, MAX_HOST_TUNNELS, Served};
 
 /// Uses up all descriptors of this process but `left`; ends when it is dropped.
 struct Shortage {
@@ -121,4 +121,16 @@ fn one_workload_cannot_have_every_connection() {
     shares.pop();
     assert!(served.connection().is_ok());
     assert!(Arc::ptr_eq(shares[0].served(), &served));
+}
+
+#[test]
+fn peers_cannot_hold_every_descriptor_through_the_host_s_listener() {
+    let tunnels = Arc::new(HostTunnels::default());
+    let mut shares = Vec::new();
+    while let Ok(share) = tunnels.tunnel() {
+        shares.push(share);
+    }
+    assert_eq!(shares.len(), MAX_HOST_TUNNELS);
+    shares.pop();
+    assert!(tunnels.tunnel().is_ok());
 }
