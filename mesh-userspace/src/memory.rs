@@ -22,7 +22,7 @@ pub(crate) fn begin() {
 pub(crate) fn for_the_worker() -> Memory {
     Memory {
         give_back,
-        started: give_back_start,
+        unmap_code,
     }
 }
 
@@ -32,21 +32,17 @@ pub(crate) fn give_back() {
     unsafe { libmimalloc_sys::mi_collect(true) };
 }
 
-/// Gives back what only the start needed: its heap, and its code. What of the code is needed again is in the page cache,
-/// and mapped again when it is run.
-pub(crate) fn give_back_start() {
-    give_back();
-    give_back_code();
-}
-
-/// Unmaps the pages of the program's code and constants.
-fn give_back_code() {
+/// Unmaps the pages of the program's code and constants. What of it is needed again is in the page cache, and mapped again
+/// when it is run.
+pub(crate) fn unmap_code() {
     unsafe extern "C" {
         /// The beginning of the program in memory, and the end of its code; both are the linker's.
         static __executable_start: u8;
         static etext: u8;
     }
-    let begin = (&raw const __executable_start).addr().next_multiple_of(PAGE);
+    let begin = (&raw const __executable_start)
+        .addr()
+        .next_multiple_of(PAGE);
     let end = (&raw const etext).addr() / PAGE * PAGE;
     if begin >= end {
         return;

@@ -20,6 +20,7 @@ use super::view::View;
 use super::{AgentError, health, preflight, uninstall};
 use crate::api::objects::Problem;
 use crate::api::server;
+use crate::memory;
 
 /// For an answer on the socket to reach whoever asked, before the process is gone.
 const LAST_WORDS: Duration = Duration::from_millis(200);
@@ -53,6 +54,8 @@ pub(crate) async fn run(options: Options) -> Result<(), AgentError> {
         configuration.tunnel_port,
         generation,
     ))?;
+    // The types of the whole kernel were read for it.
+    memory::give_back();
     let parts = Parts {
         options,
         name,

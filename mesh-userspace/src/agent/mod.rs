@@ -74,6 +74,11 @@ pub(crate) enum AgentError {
     Authority(#[from] mesh_identity::authority::AuthorityError),
     #[error("the kernel half cannot be set up")]
     Kernel(#[from] mesh_kernel::KernelError),
+    #[error(
+        "another agent with another run directory has taken this node over, and serves it from now on; run one agent per \
+         node"
+    )]
+    Superseded,
     #[error("{step}")]
     System {
         step: &'static str,

@@ -8,6 +8,7 @@ use crate::memory;
 pub(crate) fn run(args: &ProxyArgs) -> Result<Exit, CliError> {
     crate::telemetry::start(&args.log).map_err(|error| CliError::Usage(error.to_string()))?;
     memory::begin();
-    mesh_proxy::worker::run(memory::for_the_worker()).map_err(|error| CliError::failed("the proxy cannot run", error))?;
+    mesh_proxy::worker::run(memory::for_the_worker())
+        .map_err(|error| CliError::failed("the proxy cannot run", error))?;
     Ok(Exit::Ok)
 }

@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 use mesh_tests::probe::dial::{self, Ending, Way};
 use mesh_tests::probe::forge::Forgery;
+use mesh_tests::probe::hold;
 use mesh_tests::probe::load::{self, Amount};
 use mesh_tests::probe::pace;
 use mesh_tests::probe::rate;
@@ -96,6 +97,14 @@ enum Mode {
         /// How long an answer may take, in milliseconds.
         #[arg(long, default_value_t = 1_000)]
         patience: u64,
+    },
+    /// Open connections to an echo server, and hold them until standard input ends.
+    Hold {
+        #[command(flatten)]
+        target: Target,
+        /// How many.
+        #[arg(long)]
+        connections: u32,
     },
     /// Send packets made by hand.
     Forge {
@@ -216,6 +225,10 @@ fn main() -> Result<()> {
             });
             Ok(())
         }
+        Mode::Hold {
+            target,
+            connections,
+        } => hold::run(target.to, connections, target.patience()),
         Mode::Forge {
             source,
             to,

@@ -9,10 +9,14 @@ use anyhow::{Context as _, Result, bail};
 use super::capture::MARKER;
 use super::place::Place;
 use crate::host::process::Process;
+use crate::probe::hold::READY;
 use crate::probe::rate::Request;
 
 /// From the last request to the end of the program.
 const FAREWELL: Duration = Duration::from_secs(15);
+
+/// Patience with thousands of connections.
+const OPENING: Duration = Duration::from_secs(60);
 
 /// A rate of requests.
 #[derive(Clone, Copy, Debug)]
@@ -88,6 +92,26 @@ impl Place {
             process: launch.start()?,
             time,
         })
+    }
+}
+
+impl Place {
+    /// Opens connections to an echo server; comes back when all are open. They close when the process ends.
+    pub fn hold(&self, to: SocketAddr, connections: u32) -> Result<Process> {
+        let process = self
+            .probe(&[
+                "hold",
+                "--to",
+                &to.to_string(),
+                "--connections",
+                &connections.to_string(),
+            ])?
+            .start()?;
+        let line = process.line(OPENING)?;
+        if line != READY {
+            bail!("holding connections began with {line:?}");
+        }
+        Ok(process)
     }
 }
 

@@ -5,6 +5,7 @@
 
 pub mod dial;
 pub mod forge;
+pub mod hold;
 pub mod load;
 pub mod pace;
 pub mod pattern;

@@ -8,8 +8,8 @@
 pub struct Memory {
     /// Returns what the calling thread's heap holds and does not use.
     pub give_back: fn(),
-    /// The process has started: what was only needed for that is returned.
-    pub started: fn(),
+    /// Unmaps the program's code, so that only what is run from now on is mapped again.
+    pub unmap_code: fn(),
 }
 
 impl Default for Memory {
@@ -17,13 +17,17 @@ impl Default for Memory {
     fn default() -> Self {
         Self {
             give_back: || {},
-            started: || {},
+            unmap_code: || {},
         }
     }
 }
 
 /// Ticks without a connection that began or ended, after which a thread is taken for quiet.
 const QUIET: u32 = 5;
+
+/// The same, after which the whole process is idle: that the next connection has to map code again, which takes some 100 µs,
+/// no longer matters.
+const IDLE: u32 = 20;
 
 /// Fewer connections than this are not worth a look through the heap.
 const LEAST: usize = 64;
@@ -60,6 +64,11 @@ impl Thrift {
         }
         false
     }
+
+    /// Whether it has just become idle. Ask once after each tick.
+    pub(crate) fn became_idle(&self) -> bool {
+        self.quiet_for == IDLE
+    }
 }
 
 #[cfg(test)]
@@ -89,6 +98,16 @@ mod tests {
         assert!(!steady.contains(&true));
         let falling = given_back([(200, 200), (101, 300), (100, 400), (90, 500), (49, 600)]);
         assert_eq!(falling, [false, false, true, false, false]);
+    }
+
+    #[test]
+    fn idleness_is_noticed_once() {
+        let mut thrift = Thrift::default();
+        let idle = (0..100).filter(|_| {
+            thrift.tick(3, 3);
+            thrift.became_idle()
+        });
+        assert_eq!(idle.count(), 1);
     }
 
     #[test]

@@ -18,8 +18,8 @@ use tokio::time::{Instant, timeout_at};
 use crate::link::{MAX_DESCRIPTORS, Purpose, SocketKind, ToAgent};
 
 /// How much demand the stock covers. A round trip to the agent takes a millisecond or two; but an agent may die, and the
-/// next one takes a second or two until its own worker serves.
-const COVER: Duration = Duration::from_secs(4);
+/// next one takes a few seconds until its own worker serves.
+const COVER: Duration = Duration::from_secs(6);
 
 /// What an idle shelf holds.
 const IDLE: usize = 2;

@@ -103,7 +103,9 @@ pub(crate) async fn serve(
     let (shared, records) = shared(settings, agent, kernel, memory);
     let threads = data::start(&shared, threads)?;
     confine()?;
-    (memory.started)();
+    // Most of what ran so far is not run again.
+    (memory.give_back)();
+    (memory.unmap_code)();
     let ready = ToAgent::Ready {
         version: link::VERSION,
     };

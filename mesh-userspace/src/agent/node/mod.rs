@@ -141,6 +141,10 @@ impl Node {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         node.begin()?;
         loop {
+            // Before each step: what the other agent enrolled is not ours to touch.
+            if node.kernel.is_superseded() {
+                return Err(AgentError::Superseded);
+            }
             tokio::select! {
                 event = heard.recv() => if let Some(event) = event { node.worker_event(event)?; },
                 Some(change) = source.next() => node.configure(change),
@@ -292,7 +296,8 @@ impl Node {
     fn settle(&mut self) {
         if !self.state.settled && self.state.enrolments.settled() {
             self.state.settled = true;
-            memory::give_back_start();
+            memory::give_back();
+            memory::unmap_code();
         }
     }
 

@@ -50,7 +50,7 @@ async fn an_idle_workload_holds_two() {
     reservoir.put(DIAL, sockets(1));
     reservoir.take(DIAL, soon()).await.unwrap();
     let refill = asked(&mut messages);
-    assert!((2..=8).contains(&refill), "{refill}");
+    assert!((2..=12).contains(&refill), "{refill}");
     reservoir.put(DIAL, sockets(refill));
     for _ in 0..300 {
         reservoir.tick();

@@ -162,6 +162,19 @@ impl Pool {
         }
     }
 
+    /// Closes tunnels that carry nothing, but for one of each key: demand has fallen, and what each holds is scattered
+    /// among the memory of the streams that have gone.
+    pub fn trim(&self) {
+        for place in self.0.places.borrow().values() {
+            let idle = |tunnel: &&Rc<Tunnel>| tunnel.mailbox.load() == 0;
+            let one_is_busy = place.tunnels.iter().any(|tunnel| !idle(&tunnel));
+            let spared = usize::from(!one_is_busy);
+            for tunnel in place.tunnels.iter().filter(idle).skip(spared) {
+                tunnel.mailbox.send(Command::Retire);
+            }
+        }
+    }
+
     /// Opens no further streams at all.
     pub fn drain(&self) {
         self.0.draining.set(true);

@@ -27,6 +27,9 @@ use crate::wire::{self, Frame, Refusal, RefusalCode, ResetCode};
 /// to make us keep it.
 const MAX_CONTROL: usize = 256 * 1024;
 
+/// Streams for which a tunnel without any keeps room.
+const IDLE_STREAMS: usize = 16;
+
 /// Asks the inbound story.
 pub(super) type Acceptor =
     Box<dyn Fn(wire::Open) -> LocalBoxFuture<'static, Result<Accepted, Refusal>>>;
@@ -274,6 +277,12 @@ impl Streams {
     /// Takes a stream out of the table and ends everything that hangs on it.
     fn remove(&mut self, id: u32) -> Option<End> {
         let mut stream = self.table.remove(&id)?;
+        if self.table.is_empty() && self.table.capacity() > IDLE_STREAMS {
+            // A tunnel that is kept for the next stream does not keep the room of hundreds.
+            self.table = HashMap::new();
+            self.waiting = Vec::new();
+            self.control.shrink_to(0);
+        }
         self.late += u64::from(stream.window.close(&mut self.spare));
         self.mailbox.set_load(self.table.len());
         let end = stream.state.ended().unwrap_or(End::Cut(Reason::Fault));

@@ -252,14 +252,18 @@ impl Control<'_> {
         let mut thrift = Thrift::default();
         loop {
             ticks.tick().await;
-            // Records pass through here: there was something to do as often as there was a record.
-            if thrift.tick(0, self.shared.sink.opened()) {
+            // Records of other threads end here, and are freed here.
+            let figures = self.shared.counters.read(self.threads.figures());
+            let open = usize::try_from(figures.open_outbound + figures.open_inbound);
+            if thrift.tick(open.unwrap_or(usize::MAX), self.shared.sink.opened()) {
                 (self.shared.memory.give_back)();
+            }
+            if thrift.became_idle() {
+                (self.shared.memory.unmap_code)();
             }
             for served in self.shared.served.load().by_id.values() {
                 served.reservoir.tick();
             }
-            let figures = self.shared.counters.read(self.threads.figures());
             // Figures are absolute: one that does not fit now is made good by the next.
             if let Err(error) = self.link.try_send(&ToAgent::Figures(figures), &[]) {
                 tracing::debug!(%error, "the agent did not get figures");

@@ -231,6 +231,7 @@ async fn run(cx: Rc<Context>, mut commands: UnboundedReceiver<Command>) {
 }
 
 fn give_back(cx: &Context) {
+    cx.pool.trim();
     tls::give_back_buffers();
     (cx.shared.memory.give_back)();
 }
