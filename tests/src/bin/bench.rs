@@ -30,6 +30,8 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Build the cluster, measure, print and write the figures.
+    // So that what is given by hand wins over what --quick sets.
+    #[command(args_override_self = true)]
     Measure(Options),
     /// Make load inside a pod.
     #[command(subcommand, hide = true)]
@@ -263,6 +265,14 @@ impl Options {
             .lines()
             .filter(|line| line.starts_with("processor"))
             .count();
+        let binary = mesh_tests::host::binary::warren()?;
+        let mut warren = version(&binary, "--version");
+        if binary
+            .parent()
+            .is_some_and(|folder| folder.ends_with("debug"))
+        {
+            warren += " (a debug build: not to be judged by)";
+        }
         let mut about = BTreeMap::from([
             ("kernel", kernel.trim().to_owned()),
             (
@@ -276,10 +286,7 @@ impl Options {
                     self.rounds, self.seconds
                 ),
             ),
-            (
-                "warren",
-                version(&mesh_tests::host::binary::warren()?, "--version"),
-            ),
+            ("warren", warren),
         ]);
         if let Some(envoy) = &self.envoy {
             about.insert("envoy", version(envoy, "--version"));
