@@ -84,8 +84,8 @@ pub(crate) fn load(pins: &Pins) -> Result<Object, KernelError> {
     for name in maps::PINNED {
         loader.map_pin_path(name, pins.maps().join(name));
     }
-    let set_retval = has_helper(BpfHelper::BPF_FUNC_set_retval);
-    let multipath = has_helper(BpfHelper::BPF_FUNC_skc_to_mptcp_sock);
+    let set_retval = has_helper(BpfHelper::BPF_FUNC_set_retval)?;
+    let multipath = has_helper(BpfHelper::BPF_FUNC_skc_to_mptcp_sock)?;
     loader.override_global(global::HAS_SET_RETVAL, &set_retval, true);
     loader.override_global(global::HAS_MULTIPATH, &multipath, true);
     let mut ebpf = loader.load(object::bytes()?).map_err(load_error)?;
@@ -128,11 +128,14 @@ pub(crate) fn load(pins: &Pins) -> Result<Object, KernelError> {
 }
 
 /// Whether connect hooks can call a helper that they can do without, as the number that the programs read. Where it is
-/// missing, or cannot be asked for, the verifier sees the call as dead code.
-fn has_helper(helper: BpfHelper) -> u8 {
-    is_helper_supported(ProgramType::CgroupSockAddr, helper)
-        .unwrap_or(false)
-        .into()
+/// missing the verifier sees the call as dead code. A question without an answer (no memory, say) is asked once more and then
+/// an error: taken as "missing", it would leave a weaker program in place for as long as this agent runs.
+fn has_helper(helper: BpfHelper) -> Result<u8, KernelError> {
+    let ask = || is_helper_supported(ProgramType::CgroupSockAddr, helper);
+    ask()
+        .or_else(|_asked_again| ask())
+        .map(u8::from)
+        .map_err(load_error)
 }
 
 fn load_program(program: &mut Program) -> Result<(), aya::programs::ProgramError> {
