@@ -126,6 +126,7 @@ stories! {
     a_bpf_call_of_a_first_start_4: first_starts(Kind::Bpf, 4 of 4);
     a_bpf_call_of_a_restart_1: further_starts(Kind::Bpf, 1 of 5);
     a_bpf_call_of_a_restart_2: further_starts(Kind::Bpf, 3 of 5);
-    a_netlink_request_of_a_first_start: first_starts(Kind::Netlink, 1 of 1);
+    a_netlink_request_of_a_first_start_1: first_starts(Kind::Netlink, 1 of 2);
+    a_netlink_request_of_a_first_start_2: first_starts(Kind::Netlink, 2 of 2);
     a_netlink_request_of_a_restart: further_starts(Kind::Netlink, 1 of 1);
 }

@@ -20,7 +20,7 @@ use crate::{run, workspace};
 
 /// How code is instrumented for libFuzzer.
 const INSTRUMENTATION: &[&str] = &[
-    "--cfg=fuzzing",
+    "--cfg fuzzing",
     "-Cpasses=sancov-module",
     "-Cllvm-args=-sanitizer-coverage-level=4",
     "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
