@@ -107,10 +107,13 @@ impl Kernel {
             fail_at: None,
         };
         kernel.configure()?;
+        // Higher than whatever was here before, also where that counted on its own: it must notice.
+        let before = kernel.maps.mesh_cgroups.get(&agent_id)?.unwrap_or(0);
+        kernel.options.generation = options.generation.max(before.saturating_add(1));
         kernel
             .maps
             .mesh_cgroups
-            .set(&agent_id, &options.generation)?;
+            .set(&agent_id, &kernel.options.generation)?;
         cgroup::join(&agent)?;
         for old in &older {
             kernel.replace_layout(old)?;

@@ -96,8 +96,10 @@ mod tests {
     fn a_busy_thread_gives_back_only_when_half_of_the_connections_have_gone() {
         let steady = given_back((0..100).map(|second| (200, 200 + second)));
         assert!(!steady.contains(&true));
-        let falling = given_back([(200, 200), (101, 300), (100, 400), (90, 500), (49, 600)]);
-        assert_eq!(falling, [false, false, true, false, false]);
+        let falling = given_back([(200, 200), (101, 300), (100, 400), (51, 500), (50, 600)]);
+        assert_eq!(falling, [false, false, true, false, true]);
+        let few = given_back([(60, 60), (0, 61)]);
+        assert!(!few.contains(&true));
     }
 
     #[test]

@@ -70,11 +70,16 @@ impl Served {
         })
     }
 
-    /// Asks for the first sockets: one for a tunnel, one for a delivery, in the workload's first family.
+    /// Asks for the first sockets: one for a tunnel, one for a delivery, in each family that the workload has. The first
+    /// connection may come when there is no agent to ask.
     pub(crate) fn prime(&self) {
-        let ipv6 = self.local.addresses.first().is_some_and(IpAddr::is_ipv6);
-        for purpose in [Purpose::Dial, Purpose::Deliver] {
-            self.reservoir.prime(SocketKind { purpose, ipv6 });
+        for ipv6 in [false, true] {
+            if !self.local.addresses.iter().any(|ip| ip.is_ipv6() == ipv6) {
+                continue;
+            }
+            for purpose in [Purpose::Dial, Purpose::Deliver] {
+                self.reservoir.prime(SocketKind { purpose, ipv6 });
+            }
         }
     }
 
