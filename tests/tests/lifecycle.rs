@@ -128,7 +128,9 @@ fn enrolling_and_leaving_under_load_loses_nothing() -> Result<()> {
         let broken: u64 = count
             .errors
             .iter()
-            .filter(|(error, _)| !matches!(error.as_str(), "ECONNRESET" | "ECONNREFUSED" | "ENOTCONN"))
+            .filter(|(error, _)| {
+                !matches!(error.as_str(), "ECONNRESET" | "ECONNREFUSED" | "ENOTCONN")
+            })
             .map(|(_, number)| number)
             .sum();
         ensure!(broken == 0, "{count:?}");

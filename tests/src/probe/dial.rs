@@ -106,7 +106,11 @@ fn exchange(
     }
     let mut buffer = [0; 4_096];
     loop {
-        let count = stream.read(&mut buffer)?;
+        let count = match stream.read(&mut buffer) {
+            // What the ring leaves behind may interrupt the next call.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            other => other?,
+        };
         if count == 0 {
             return Ok(());
         }

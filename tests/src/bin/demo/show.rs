@@ -39,7 +39,7 @@ pub(crate) fn flow_line(flow: &Flow) -> String {
     );
     let further = [
         ("", &flow.tls),
-        ("route ", &flow.route),
+        ("", &flow.route),
         ("backend ", &flow.backend),
         ("endpoint ", &flow.destination.endpoint),
         ("rule ", &flow.rule),
