@@ -208,7 +208,7 @@ fn figures(output: &str) -> String {
     let done = output
         .lines()
         .rev()
-        .find(|line| line.contains(" DONE "))
+        .find(|line| line.split_whitespace().nth(1) == Some("DONE"))
         .unwrap_or_default();
     let words: Vec<&str> = done.split_whitespace().collect();
     let after = |word: &str| {

@@ -22,10 +22,7 @@ use mesh_proxy::wire::{Frame, Open, Refusal, RefusalCode, ResetCode, TraceContex
 const CONFIGURATION: &str = include_str!("../../fixtures/warren.yaml");
 
 libfuzzer_sys::fuzz_target!(
-    init: {
-        seed();
-        std::process::exit(0);
-    },
+    init: seed(),
     |_input: &[u8]| ()
 );
 
@@ -68,6 +65,7 @@ fn seed() {
     write("event", "dropped", &event());
     write("event", "longer", &[event(), vec![0; 8]].concat());
     write("event", "short", &event()[..71]);
+    std::process::exit(0);
 }
 
 fn write(target: &str, name: &str, bytes: &[u8]) {
