@@ -214,7 +214,6 @@ impl Story<'_> {
             return self.itself(workload, endpoint, app).await;
         }
         self.fill(|record| record.transport = Transport::MutualTls);
-        let began = Instant::now();
         let opened = self.join(workload, endpoint, service, app).await?;
         self.connected(|record| record.tls = Some(opened.tls.clone()));
         let peer = Proof {
@@ -229,7 +228,7 @@ impl Story<'_> {
         Ok(Taken {
             carriage: Carriage::Stream(opened.stream),
             standing,
-            load: Load::begin(self.cx, counted.0, began.elapsed()),
+            load: Load::begin(self.cx, counted.0, opened.answered_in),
         })
     }
 

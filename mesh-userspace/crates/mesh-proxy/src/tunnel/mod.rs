@@ -119,6 +119,8 @@ pub struct Opened {
     pub chain: Arc<PeerChain>,
     /// TLS version and cipher suite.
     pub tls: String,
+    /// From the question to the answer: what the endpoint took, without a handshake that came before it.
+    pub answered_in: Duration,
     /// To watch it and to cut it.
     pub stream: StreamHandle,
 }

@@ -9,6 +9,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use mesh_core::identity::SpiffeId;
 use mesh_core::outcome::Reason;
@@ -111,12 +112,14 @@ impl Pool {
                 Ok(tunnel) => tunnel,
                 Err(failure) => return Err(waiting.give_back(failure.reason, failure.detail)),
             };
+            let asked = Instant::now();
             match self.ask(&tunnel, &open, &mut waiting).await {
                 Ok(stream) => {
                     return Ok(Opened {
                         peer: tunnel.peer.clone(),
                         chain: Arc::clone(&tunnel.chain),
                         tls: tunnel.tls.clone(),
+                        answered_in: asked.elapsed(),
                         stream,
                     });
                 }
