@@ -87,7 +87,12 @@ fn before_the_proxys_first_start() -> Result<()> {
 fn stop_first_worker(node: &Node) -> Result<i32> {
     let deadline = Instant::now() + Duration::from_secs(20);
     while Instant::now() < deadline {
-        if let Some(worker) = node.worker_ids().first() {
+        // Before it has become the worker it is the agent's own fork, for which the agent waits.
+        let is_worker = |process: &&i32| {
+            fs::read_to_string(format!("/proc/{process}/cmdline"))
+                .is_ok_and(|line| line.split('\0').any(|word| word == "proxy"))
+        };
+        if let Some(worker) = node.worker_ids().iter().find(is_worker) {
             signal(*worker, Signal::SIGSTOP)?;
             return Ok(*worker);
         }
