@@ -203,7 +203,7 @@ impl fmt::Display for Fault {
     }
 }
 
-/// What [`uninstall`](crate::uninstall) took away.
+/// What [`uninstall`](crate::uninstall()) took away.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Removed {
     /// Detached programs.
