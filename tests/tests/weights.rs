@@ -95,14 +95,15 @@ fn a_change_under_load_loses_nothing() -> Result<()> {
                 .configuration()
                 .split("web", 80, &[("v1", v1), ("v2", v2)]);
             cluster.apply()?;
-            // Counted beside the load, which is split by the same weights.
+            // A sample of what is split together with the load: which of the turns are ours is chance, so it is only
+            // bounded by four standard deviations.
             let count = versions.client.load(versions.web[1], 200, 2)?;
             let shares = [("v1", f64::from(v1)), ("v2", f64::from(v2))];
             ensure!(count.failed() == 0, "{count:?}");
             for (name, share) in shares {
                 let got = count.answers.get(name).copied().unwrap_or_default() as f64 / 2.0;
                 ensure!(
-                    (got - share).abs() <= 5.0,
+                    (got - share).abs() <= 15.0,
                     "{name}: {share} %, got {got} %: {count:?}"
                 );
             }
