@@ -52,6 +52,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     for skipped in &totals.skipped {
         eprintln!("skipped: {skipped}");
     }
+    for unsteady in &totals.unsteady {
+        eprintln!("unsteady: {unsteady}: failed beside others, passed alone");
+    }
     for failed in &totals.failed {
         eprintln!("failed: {failed}");
     }

@@ -19,6 +19,9 @@ use crate::{run, workspace};
 /// A story ends itself after two minutes; this is for one that cannot.
 const DEADLINE: Duration = Duration::from_secs(180);
 
+/// More failures than this are not tried again.
+const LUCK: usize = 8;
+
 /// What a story prints when the kernel or the machine lacks what it needs.
 const SKIP: &str = "warren-skip: ";
 
@@ -96,19 +99,26 @@ impl Stories {
 
         let warren = self.warren;
         let open = Mutex::new(VecDeque::from(self.stories));
+        let failed = Mutex::new(Vec::new());
         let totals = Mutex::new(Totals::default());
         thread::scope(|scope| {
             for _ in 0..jobs {
                 scope.spawn(|| {
                     while let Some(story) = next(&open) {
                         let outcome = story.run(&warren, &logs);
+                        if let Outcome::Failed(_) = outcome {
+                            let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
+                            failed.push(story.again());
+                        }
                         let mut totals = totals.lock().unwrap_or_else(PoisonError::into_inner);
                         outcome.note(&story.name, &mut totals);
                     }
                 });
             }
         });
-        let totals = totals.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut totals = totals.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
+        alone(&failed, &warren, &logs, &mut totals);
         let word = if totals.failed.is_empty() {
             "ok"
         } else {
@@ -122,6 +132,23 @@ impl Stories {
             started.elapsed().as_secs_f64()
         );
         Ok(totals)
+    }
+}
+
+/// Stories share the machine, and have deadlines: one that failed beside others is told once more, alone. What passes then is
+/// counted as passed and named as unsteady. Many failures are no matter of luck: they stay.
+fn alone(stories: &[Story], warren: &Path, logs: &Path, totals: &mut Totals) {
+    if stories.is_empty() || stories.len() > LUCK {
+        return;
+    }
+    println!("\nagain, alone: {} stories", stories.len());
+    totals.failed.clear();
+    for story in stories {
+        let outcome = story.run(warren, logs);
+        if let Outcome::Passed(_) = outcome {
+            totals.unsteady.push(story.name.clone());
+        }
+        outcome.note(&story.name, totals);
     }
 }
 
@@ -170,6 +197,15 @@ impl Outcome {
 }
 
 impl Story {
+    fn again(&self) -> Self {
+        let Self { name, binary, test } = self;
+        Self {
+            name: name.clone(),
+            binary: binary.clone(),
+            test: test.clone(),
+        }
+    }
+
     fn run(&self, warren: &Path, logs: &Path) -> Outcome {
         let started = Instant::now();
         let log = logs.join(format!("{}.log", self.name.replace("::", "-")));

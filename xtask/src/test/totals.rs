@@ -6,6 +6,8 @@ pub(crate) struct Totals {
     pub(crate) passed: usize,
     pub(crate) failed: Vec<String>,
     pub(crate) skipped: Vec<String>,
+    /// Failed beside others, passed alone: counted as passed, and named, since it asks for attention.
+    pub(crate) unsteady: Vec<String>,
 }
 
 impl Totals {
@@ -14,10 +16,12 @@ impl Totals {
             passed,
             failed,
             skipped,
+            unsteady,
         } = other;
         self.passed += passed;
         self.failed.extend(failed);
         self.skipped.extend(skipped);
+        self.unsteady.extend(unsteady);
     }
 
     /// The last line of a run.
@@ -79,6 +83,7 @@ mod tests {
                 passed: 15,
                 failed: vec!["route::refuses".to_owned()],
                 skipped: vec!["tunnel::bulk: marked as ignored".to_owned()],
+                unsteady: Vec::new(),
             }
         );
         assert_eq!(totals.line(), "15 passed, 1 failed, 1 skipped");
