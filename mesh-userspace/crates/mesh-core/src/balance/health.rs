@@ -29,8 +29,9 @@ pub const PROBE_PATIENCE: Duration = Duration::from_secs(10);
 /// Time in which an unused latency estimate loses two thirds of its worth, so that a slow endpoint is tried again.
 const DECAY: Duration = Duration::from_secs(10);
 
-/// Connect times below this are noise of the scheduler, not distance.
-const LATENCY_FLOOR: Duration = Duration::from_micros(200);
+/// Connect times below this are noise of the scheduler, not distance: on a busy node one connection in ten takes some
+/// milliseconds, and the peak of one endpoint would turn an idle service's connections away from it until it decayed.
+const LATENCY_FLOOR: Duration = Duration::from_millis(5);
 
 /// By how much one endpoint must look better than the one that chance chose. Without it, a difference of one percent
 /// would send every connection of an idle service to the same endpoint.
