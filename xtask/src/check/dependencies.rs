@@ -46,12 +46,25 @@ const RULES: &[Rule] = &[
         never: &["aya", "rustls"],
     },
     Rule {
+        package: "mesh-distribution",
+        may_use: &["mesh-control", "mesh-core"],
+        // TLS configurations are handed in.
+        never: &["aya", "kube"],
+    },
+    Rule {
+        package: "mesh-kubernetes",
+        may_use: &["mesh-control", "mesh-core"],
+        never: &["aya", "tonic"],
+    },
+    Rule {
         package: "mesh-userspace",
         may_use: &[
             "mesh-common",
             "mesh-control",
             "mesh-core",
+            "mesh-distribution",
             "mesh-identity",
+            "mesh-kubernetes",
             "mesh-kernel",
             "mesh-proxy",
         ],
