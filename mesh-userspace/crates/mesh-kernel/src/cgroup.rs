@@ -124,6 +124,12 @@ pub(crate) fn join(path: &Path) -> Result<(), KernelError> {
     })
 }
 
+/// Whether a process is in a cgroup.
+pub(crate) fn has_process(path: &Path, pid: u32) -> bool {
+    fs::read_to_string(path.join("cgroup.procs"))
+        .is_ok_and(|processes| processes.lines().any(|line| line.parse() == Ok(pid)))
+}
+
 /// Whether no process is in a cgroup or below it.
 pub(crate) fn is_empty(path: &Path) -> io::Result<bool> {
     Ok(fs::read_to_string(path.join("cgroup.events"))?

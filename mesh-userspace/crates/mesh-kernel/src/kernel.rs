@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use aya::maps::MapData;
 use ipnet::IpNet;
@@ -372,6 +372,22 @@ impl Kernel {
         destinations: &BTreeMap<IpNet, Class>,
     ) -> Result<(), KernelError> {
         self.maps.destinations.apply(destinations)
+    }
+
+    /// Tells the programs which cgroup is kubelet's, whose probes reach applications directly; `None`: none is.
+    ///
+    /// # Errors
+    /// It is not a cgroup, or the map cannot be written.
+    pub fn set_kubelet(&mut self, cgroup: Option<&Path>) -> Result<(), KernelError> {
+        let kubelet_cgroup = cgroup.map_or(Ok(0), cgroup::id)?;
+        let now = self.maps.config.get()?;
+        if now.kubelet_cgroup == kubelet_cgroup {
+            return Ok(());
+        }
+        self.maps.config.set(&NodeConfig {
+            kubelet_cgroup,
+            ..now
+        })
     }
 
     /// The stream of drops and refusals. Call it within a tokio runtime with I/O; each call makes a stream, and streams

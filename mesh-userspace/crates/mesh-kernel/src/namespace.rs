@@ -7,6 +7,7 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,8 @@ use std::thread;
 
 use nix::sched::{CloneFlags, setns};
 use socket2::{Domain, Socket, Type};
+
+use crate::netlink::interfaces;
 
 /// Opens the network namespace of a process.
 ///
@@ -37,6 +40,27 @@ pub fn open(path: &Path) -> io::Result<OwnedFd> {
 /// The descriptor is not a network namespace, or we may not enter it.
 pub fn cookie_of(namespace: BorrowedFd<'_>) -> io::Result<u64> {
     visit(namespace, own_cookie)
+}
+
+/// The addresses that others can reach in a network namespace, IPv4 first of each interface.
+///
+/// # Errors
+/// The descriptor is not a network namespace, or we may not enter it.
+pub fn addresses_of(namespace: BorrowedFd<'_>) -> io::Result<Vec<IpAddr>> {
+    let interfaces = visit(namespace, interfaces::list)?;
+    Ok(interfaces
+        .into_iter()
+        .flat_map(|interface| interface.addresses)
+        .collect())
+}
+
+/// Whether a network namespace is the node's own: the one that this process is in.
+///
+/// # Errors
+/// One of them cannot be looked at.
+pub fn is_own(namespace: BorrowedFd<'_>) -> io::Result<bool> {
+    let own = open(Path::new("/proc/thread-self/ns/net"))?;
+    Ok(identity(own.as_fd())? == identity(namespace)?)
 }
 
 /// The cookie of the calling thread's namespace.
@@ -135,6 +159,16 @@ pub(crate) fn find(cookie: u64) -> Option<OwnedFd> {
     None
 }
 
+/// Folders in which runtimes give namespaces names. In a container of its own the node's are seen through its first
+/// process.
+const NAMED: [&str; 5] = [
+    "/run/netns",
+    "/var/run/netns",
+    "/run/docker/netns",
+    "/proc/1/root/run/netns",
+    "/proc/1/root/var/run/netns",
+];
+
 /// Where namespaces can be found: named ones, and those of processes.
 fn places() -> Vec<PathBuf> {
     let processes = children(Path::new("/proc"))
@@ -145,7 +179,7 @@ fn places() -> Vec<PathBuf> {
                 .is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
         })
         .map(|path| path.join("ns/net"));
-    ["/run/netns", "/var/run/netns", "/run/docker/netns"]
+    NAMED
         .into_iter()
         .flat_map(|folder| children(Path::new(folder)))
         .chain(processes)

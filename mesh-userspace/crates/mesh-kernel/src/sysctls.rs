@@ -48,7 +48,7 @@ pub(crate) fn read() -> io::Result<Saved> {
 pub(crate) fn set() -> io::Result<()> {
     for (path, now) in SETTINGS.into_iter().zip(read()?.0.split(',')) {
         if now != "-" && now != WANTED {
-            fs::write(path, WANTED).map_err(|error| naming(path, &error))?;
+            write(path, WANTED)?;
         }
     }
     Ok(())
@@ -58,7 +58,7 @@ pub(crate) fn set() -> io::Result<()> {
 pub(crate) fn restore(saved: &Saved) -> io::Result<()> {
     for (path, value) in SETTINGS.into_iter().zip(saved.0.split(',')) {
         if value != "-" && value != WANTED {
-            fs::write(path, value).map_err(|error| naming(path, &error))?;
+            write(path, value)?;
         }
     }
     Ok(())
@@ -72,6 +72,18 @@ pub(crate) fn wrong() -> io::Result<Option<String>> {
         .zip(now.0.split(','))
         .find(|(_, value)| *value != "-" && *value != WANTED)
         .map(|(path, value)| format!("{path} is {value}")))
+}
+
+/// Containers see `/proc/sys` read-only, unless they are privileged. The node's first process sees it as it is, and whose
+/// settings are meant depends on the thread that writes, not on the mount.
+fn write(path: &str, value: &str) -> io::Result<()> {
+    match fs::write(path, value) {
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+            fs::write(format!("/proc/1/root{path}"), value)
+        }
+        other => other,
+    }
+    .map_err(|error| naming(path, &error))
 }
 
 fn naming(path: &str, error: &io::Error) -> io::Error {

@@ -99,7 +99,10 @@ fn leave_and_remove_cgroups(mesh: &Path, removed: &mut Removed) {
     if !mesh.is_dir() {
         return;
     }
-    let inside = cgroup::own().is_some_and(|own| cgroup::is_below(&own, mesh));
+    // Not by the path in /proc/self/cgroup: in a container that begins wherever the container's hierarchy does.
+    let inside = cgroup::children(mesh)
+        .iter()
+        .any(|path| cgroup::has_process(path, std::process::id()));
     if let Some(parent) = mesh.parent().filter(|_| inside)
         && let Err(error) = cgroup::join(parent)
     {
