@@ -1,4 +1,4 @@
-//! Warren's chores, one file each: `cargo xtask ebpf | check | test | fuzz | demo | bench | deps`.
+//! Warren's chores, one file each: `cargo xtask ebpf | check | test | fuzz | demo | bench | image | deps`.
 //!
 //! What a chore needs and does not find it names, with the command that gets it. This package knows the workspace's
 //! layout and its tools; it must not depend on any of the workspace's own crates, so that it builds when they do not.
@@ -14,6 +14,7 @@ mod demo;
 mod deps;
 mod ebpf;
 mod fuzz;
+mod image;
 mod run;
 mod test;
 mod workspace;
@@ -43,6 +44,8 @@ enum Chore {
     Demo(demo::Options),
     /// Measure Warren, no mesh at all, and Warren's peers in the simulated cluster. Needs root.
     Bench(bench::Options),
+    /// The container image, as an archive that every container engine loads, made without one.
+    Image(image::Options),
     /// Install, with apt-get, the programs that tests, demo and benchmarks run. Needs root; the build itself does not.
     Deps(deps::Options),
 }
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Chore::Fuzz(options) => fuzz::run(&options),
         Chore::Demo(options) => demo::run(&options),
         Chore::Bench(options) => bench::run(&options),
+        Chore::Image(options) => image::run(&options),
         Chore::Deps(options) => deps::run(&options),
     };
     match result {
