@@ -147,6 +147,7 @@ fn wanted(spec: &LocalWorkloadSpec, snapshot: &Snapshot) -> Wanted {
             Selected::NetworkNamespace(path) => Selector::NetworkNamespace(path),
             Selected::Container(container) => Selector::container(container),
             Selected::Cgroup(path) => Selector::Cgroup(path),
+            Selected::Pod { uid } => Selector::Pod(uid),
         },
         addresses,
         ports,

@@ -21,6 +21,8 @@ pub(crate) enum Selector {
     Pid(u32),
     /// A cgroup: a path below the cgroup2 mount, or in the file system.
     Cgroup(PathBuf),
+    /// The UID of a pod.
+    Pod(String),
 }
 
 impl Selector {
@@ -64,6 +66,8 @@ pub(crate) enum NotFound {
     Ambiguous { name: String, candidates: String },
     #[error("there is no process {pid}")]
     NoProcess { pid: u32 },
+    #[error("no process runs in the pod with UID {uid}")]
+    NoPod { uid: String },
     #[error("the cgroup {} is not there yet", path.display())]
     NoCgroup { path: PathBuf },
     #[error("cannot look into {}: {source}", path.display())]
@@ -83,6 +87,7 @@ pub(crate) fn find(selector: &Selector, cgroup2: &Path) -> Result<(Found, Mark),
             of_process(pid).map_err(|_gone| NotFound::NoContainer { name: name.clone() })
         }
         Selector::Cgroup(path) => cgroup(path, cgroup2),
+        Selector::Pod(uid) => Err(NotFound::NoPod { uid: uid.clone() }),
     }
 }
 

@@ -2,9 +2,11 @@
 //!
 //! Reading order, which is the way of a file: [`source`] (reads and watches it), `tree` (YAML, with places), `read` and
 //! [`raw`] (typed, with every mistake), `validate` (what objects mean to each other), [`reconcile`] (what becomes of the
-//! rejected ones; the world), [`report`] (what is said about it). It must not know the kernel, certificates or the proxy.
+//! rejected ones; the world), [`report`] (what is said about it). What a controller tells instead of a file: [`facts`]. It
+//! must not know the kernel, certificates or the proxy.
 
 mod duration;
+pub mod facts;
 pub mod located;
 pub mod mistake;
 pub mod objects;

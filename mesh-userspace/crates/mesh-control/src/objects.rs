@@ -1,7 +1,8 @@
 //! The objects of a configuration after they were checked: complete, typed, free of each other's pointers. What travels
-//! to the data path is made of them by [`crate::reconcile`].
+//! to the data path is made of them by [`crate::reconcile`]; what travels from a controller to nodes is made of them by
+//! [`crate::facts`], which is why fields are only ever added here, with a default.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use mesh_core::identity::{SpiffeId, TrustDomain};
 use mesh_core::policy::{MtlsMode, Rule};
 use mesh_core::service::{Route, ServicePort};
 use mesh_core::workload::{Labels, Name};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Everything that a file says.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -62,28 +63,35 @@ impl Default for Settings {
 }
 
 /// A workload, on this node or another.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct WorkloadSpec {
     /// Its name.
     pub name: Name,
     /// Last part of its identity.
     pub service_account: String,
     /// Its node; `None` for whichever reads the file.
+    #[serde(default)]
     pub node: Option<String>,
     /// Its addresses as far as the file says.
+    #[serde(default)]
     pub addresses: Vec<IpAddr>,
     /// Labels.
+    #[serde(default)]
     pub labels: Labels,
     /// Its ports where it shares its address.
+    #[serde(default)]
     pub ports: Vec<u16>,
     /// How to find it on its node.
+    #[serde(default)]
     pub select: Option<Selector>,
     /// UDP to workloads of the mesh is let through.
+    #[serde(default)]
     pub udp: bool,
 }
 
 /// How to find a workload on its node.
-#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Selector {
     /// A file that is a network namespace.
@@ -92,6 +100,11 @@ pub enum Selector {
     Container(String),
     /// A control group, from the root of the hierarchy.
     Cgroup(PathBuf),
+    /// A pod of Kubernetes.
+    Pod {
+        /// Its UID.
+        uid: String,
+    },
 }
 
 /// A workload that this node is to enrol.
@@ -114,35 +127,47 @@ pub struct LocalWorkloadSpec {
 }
 
 /// A service.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct ServiceSpec {
     /// Its name.
     pub name: Name,
     /// Its addresses.
+    #[serde(default)]
     pub addresses: Vec<IpAddr>,
     /// Its ports.
+    #[serde(default)]
     pub ports: Vec<ServicePort>,
     /// Where it runs.
+    #[serde(default)]
     pub endpoints: Vec<EndpointSpec>,
     /// Selections of endpoints.
+    #[serde(default)]
     pub subsets: BTreeMap<String, Labels>,
+    /// The namespaces that are told of it, beside its own; `None`: all.
+    #[serde(default)]
+    pub export_to: Option<BTreeSet<String>>,
 }
 
 /// One endpoint of a service.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct EndpointSpec {
     /// Where.
     pub place: Place,
     /// Its own port.
+    #[serde(default)]
     pub port: Option<u16>,
     /// Share.
     pub weight: u32,
     /// Labels of its own.
+    #[serde(default)]
     pub labels: Labels,
 }
 
 /// Where an endpoint is.
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Place {
     /// A workload of the mesh.
     Workload(Name),
@@ -151,7 +176,8 @@ pub enum Place {
 }
 
 /// What a policy or an exception is about.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub enum TargetSpec {
     /// The namespace.
     Namespace,
@@ -169,26 +195,30 @@ pub enum TargetSpec {
 }
 
 /// A policy.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct PolicySpec {
     /// Its name.
     pub name: Name,
     /// What it is about.
     pub target: TargetSpec,
     /// Nothing is denied.
+    #[serde(default)]
     pub dry_run: bool,
     /// Its rules.
     pub rules: Vec<Rule>,
 }
 
 /// An exception from the default mode of mutual TLS.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct MtlsSpec {
     /// Its name.
     pub name: Name,
     /// What it is about.
     pub target: TargetSpec,
     /// Ports; empty for all.
+    #[serde(default)]
     pub ports: Vec<u16>,
     /// The mode.
     pub mode: MtlsMode,

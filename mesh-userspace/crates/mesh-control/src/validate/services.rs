@@ -99,6 +99,7 @@ impl Checker<'_> {
             ports,
             endpoints: specs,
             subsets: selections,
+            export_to: None,
         })
     }
 
