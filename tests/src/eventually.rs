@@ -13,6 +13,16 @@ const INTERVAL: Duration = Duration::from_millis(10);
 pub fn eventually<T>(
     what: &str,
     within: Duration,
+    look: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    eventually_every(INTERVAL, what, within, look)
+}
+
+/// The same, for looks that cost more than a moment.
+pub fn eventually_every<T>(
+    interval: Duration,
+    what: &str,
+    within: Duration,
     mut look: impl FnMut() -> Result<Option<T>>,
 ) -> Result<T> {
     let deadline = Instant::now() + within;
@@ -29,7 +39,7 @@ pub fn eventually<T>(
                 None => bail!("not within {millis} ms: {what}"),
             }
         }
-        thread::sleep(INTERVAL);
+        thread::sleep(interval);
     }
 }
 

