@@ -1,4 +1,4 @@
-//! Warren's chores, one file each: `cargo xtask ebpf | check | test | fuzz | demo | bench | image | kubernetes | deps`.
+//! Warren's chores, one file each: `cargo xtask ebpf | check | test | fuzz | demo | bench | image | kubernetes | manifests | deps`.
 //!
 //! What a chore needs and does not find it names, with the command that gets it. This package knows the workspace's
 //! layout and its tools; it must not depend on any of the workspace's own crates, so that it builds when they do not.
@@ -16,8 +16,10 @@ mod ebpf;
 mod fuzz;
 mod image;
 mod kubernetes;
+mod manifests;
 mod run;
 mod test;
+mod tools;
 mod workspace;
 
 use std::process::ExitCode;
@@ -47,6 +49,8 @@ enum Chore {
     Bench(bench::Options),
     /// The container image, as an archive that every container engine loads, made without one.
     Image(image::Options),
+    /// Make what `warren install` prints from the Helm chart, into deploy/manifests.
+    Manifests,
     /// A real Kubernetes cluster on this machine, without virtual machine or container engine. Needs root.
     Kubernetes(kubernetes::Options),
     /// Install, with apt-get, the programs that tests, demo and benchmarks run. Needs root; the build itself does not.
@@ -64,6 +68,7 @@ fn main() -> ExitCode {
         Chore::Demo(options) => demo::run(&options),
         Chore::Bench(options) => bench::run(&options),
         Chore::Image(options) => image::run(&options),
+        Chore::Manifests => manifests::run(),
         Chore::Kubernetes(options) => kubernetes::run(&options),
         Chore::Deps(options) => deps::run(&options),
     };

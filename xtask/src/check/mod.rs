@@ -1,5 +1,7 @@
 //! `cargo xtask check`: every rule that a machine can check without root. All failures are collected, then shown.
 
+mod chart;
+mod crds;
 mod dependencies;
 mod files;
 mod metadata;
@@ -16,7 +18,7 @@ const KERNEL_HALF: &str = "mesh-ebpf/Cargo.toml";
 type Check = fn() -> Result<()>;
 
 pub(crate) fn run() -> Result<()> {
-    let checks: [(&str, Check); 9] = [
+    let checks: [(&str, Check); 11] = [
         ("file rules", files::check),
         ("dependency rules", dependencies::check),
         ("promises", promises::check),
@@ -26,6 +28,8 @@ pub(crate) fn run() -> Result<()> {
         ("lints of the kernel half", kernel_lints),
         ("documentation", documentation),
         ("configuration schema", schema::check),
+        ("definitions of kinds", crds::check),
+        ("chart and manifests", chart::check),
     ];
     let mut failed = Vec::new();
     for (name, check) in checks {
