@@ -108,9 +108,7 @@ impl Flows {
         let coming = self.coming.subscribe();
         let mut open: Vec<&Arc<Record>> = held.open.values().collect();
         open.sort_by_key(|record| record.started_at);
-        let meant = |flow: &Flow| {
-            query.filter.matches(flow) && query.since.is_none_or(|since| flow.ended_at() >= since)
-        };
+        let meant = |flow: &Flow| query.means(flow);
         // From the newest back, so that `last` costs no more than what it gives.
         let newest = open.into_iter().rev().chain(held.ended.iter().rev());
         let mut past: Vec<Arc<Flow>> = newest

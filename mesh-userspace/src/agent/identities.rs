@@ -106,6 +106,7 @@ impl Identities {
             .iter()
             .map(|certificate| Certificate {
                 identity: certificate.identity().to_string(),
+                node: None,
                 serial: certificate.serial().to_owned(),
                 issuer: certificate.issuer().to_owned(),
                 not_before: moment(certificate.not_before()),

@@ -1,99 +1,160 @@
-//! The client side of the node API. Every failure says what the person can do about it.
+//! The client side of the API: of a node, over its socket, or of a cluster, through the Kubernetes API server. The
+//! objects are the same. Every failure says what the person can do about it.
 
-use std::io;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::time::Duration;
 
 use axum::body::Bytes;
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
-use hyper::client::conn::http1;
-use hyper::{Method, Request, Response};
-use hyper_util::rt::TokioIo;
-use serde::Serialize;
+use futures_util::{Stream, StreamExt};
+use hyper::{Method, StatusCode};
 use serde::de::DeserializeOwned;
-use tokio::net::UnixStream;
 
-use super::objects::Problem;
+use super::objects::{FlowQuery, Problem};
 
-/// A node's agent, as reached over its socket.
-#[derive(Debug)]
+mod cluster;
+mod error;
+mod socket;
+
+pub(crate) use cluster::Cluster;
+pub(crate) use error::ClientError;
+
+/// Whoever answers questions about the mesh.
 pub(crate) struct Client {
-    socket: PathBuf,
+    transport: Transport,
     timeout: Duration,
 }
 
-/// Why there is no answer.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ClientError {
-    #[error("no agent answers at {}; is `warren node` running on this machine? (another socket: --socket)", socket.display())]
-    Unreachable {
-        socket: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-    #[error("the agent's socket {} may only be used by root; try again with sudo", socket.display())]
-    NotPermitted { socket: PathBuf },
-    #[error(
-        "the agent did not answer within {after:?}; `warren check` and its log may say why (more time: --timeout)"
-    )]
-    TimedOut { after: Duration },
-    #[error("{0}")]
-    Refused(Problem),
-    #[error(
-        "the agent's answer is not understood ({what}); are command line and agent of the same version?"
-    )]
-    Protocol { what: String },
-    #[error("the connection to the agent broke")]
-    Broken(#[source] hyper::Error),
+/// How the questions get there.
+enum Transport {
+    /// A node's agent.
+    Socket(PathBuf),
+    /// A cluster's controller.
+    Cluster(Cluster),
 }
+
+/// An answer: its status, and its body as it comes.
+struct Answer {
+    status: StatusCode,
+    body: Chunks,
+}
+
+/// A body, piece by piece.
+type Chunks = Pin<Box<dyn Stream<Item = Result<Bytes, ClientError>> + Send>>;
+
+/// What is asked about: everything, or one namespace. A node answers for everything, and is asked no other way.
+pub(crate) type Scope<'a> = Option<&'a str>;
 
 impl Client {
     /// A client of the agent at `socket`. Nothing is connected yet.
-    pub(crate) fn new(socket: &Path, timeout: Duration) -> Self {
+    pub(crate) fn of_node(socket: &Path, timeout: Duration) -> Self {
         Self {
-            socket: socket.to_owned(),
+            transport: Transport::Socket(socket.to_owned()),
             timeout,
         }
     }
 
-    /// Asks for an object.
-    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        self.in_time(async {
-            let response = self.send(Method::GET, path, Bytes::new()).await?;
-            let body = whole(response).await?;
-            decode(&body)
-        })
-        .await
+    /// A client of a cluster's controller. Nothing is connected yet.
+    pub(crate) fn of_cluster(cluster: Cluster, timeout: Duration) -> Self {
+        Self {
+            transport: Transport::Cluster(cluster),
+            timeout,
+        }
     }
 
-    /// Asks for something to be done.
-    pub(crate) async fn post<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        self.in_time(async {
-            let response = self.send(Method::POST, path, Bytes::new()).await?;
-            let body = whole(response).await?;
-            decode(&body)
-        })
-        .await
+    /// The cluster, if it is one that is asked.
+    pub(crate) fn cluster(&self) -> Option<&Cluster> {
+        match &self.transport {
+            Transport::Socket(_) => None,
+            Transport::Cluster(cluster) => Some(cluster),
+        }
     }
 
-    /// Asks for a stream of lines.
-    pub(crate) async fn stream<B: Serialize>(
+    /// How long an answer is waited for.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// Asks for an object, such as `status` or `workloads`, with what follows it (`?…`).
+    pub(crate) async fn get<T: DeserializeOwned>(
         &self,
-        path: &str,
-        body: &B,
+        resource: &str,
+        scope: Scope<'_>,
+    ) -> Result<T, ClientError> {
+        let path = self.path(resource, scope);
+        self.in_time(self.object(Method::GET, &path, Bytes::new()))
+            .await
+    }
+
+    /// Asks for something to be done. Only nodes do things; of a cluster it is done with its objects.
+    pub(crate) async fn post<T: DeserializeOwned>(&self, resource: &str) -> Result<T, ClientError> {
+        let path = self.path(resource, None);
+        self.in_time(self.object(Method::POST, &path, Bytes::new()))
+            .await
+    }
+
+    /// Asks for flows: a stream of lines.
+    pub(crate) async fn flows(
+        &self,
+        query: &FlowQuery,
+        scope: Scope<'_>,
     ) -> Result<Lines, ClientError> {
-        let body = serde_json::to_vec(body).map_err(|error| ClientError::Protocol {
-            what: error.to_string(),
-        })?;
+        let (method, resource, body) = match &self.transport {
+            Transport::Socket(_) => {
+                let body =
+                    serde_json::to_vec(query).map_err(|error| self.protocol(error.to_string()))?;
+                (Method::POST, "flows".to_owned(), body)
+            }
+            Transport::Cluster(_) => (Method::GET, format!("flows?{}", query.to_url()), Vec::new()),
+        };
+        let path = self.path(&resource, scope);
         // The limit is for the beginning of the answer only: a stream goes on for as long as it is read.
-        let response = self
-            .in_time(self.send(Method::POST, path, body.into()))
-            .await?;
+        let answer = self.in_time(self.send(method, &path, body.into())).await?;
         Ok(Lines {
-            body: response.into_body(),
+            body: answer.body,
             held: Vec::new(),
             ended: false,
+        })
+    }
+
+    fn path(&self, resource: &str, scope: Scope<'_>) -> String {
+        match (&self.transport, scope) {
+            (Transport::Socket(_), _) => format!("/v1/{resource}"),
+            (Transport::Cluster(_), None) => format!("{}/{resource}", super::CLUSTER_PATH),
+            (Transport::Cluster(_), Some(namespace)) => {
+                format!("{}/namespaces/{namespace}/{resource}", super::CLUSTER_PATH)
+            }
+        }
+    }
+
+    async fn object<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<T, ClientError> {
+        let answer = self.send(method, path, body).await?;
+        let body = whole(answer.body).await?;
+        serde_json::from_slice(&body).map_err(|error| self.protocol(error.to_string()))
+    }
+
+    /// Sends a request; an answer that is a failure becomes an error.
+    async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Answer, ClientError> {
+        let answer = match &self.transport {
+            Transport::Socket(socket) => socket::send(socket, method, path, body).await?,
+            Transport::Cluster(cluster) => cluster.send(method, path, None, body).await?,
+        };
+        if answer.status.is_success() {
+            return Ok(answer);
+        }
+        let status = answer.status;
+        let body = whole(answer.body).await?;
+        Err(match &self.transport {
+            Transport::Socket(_) => match serde_json::from_slice::<Problem>(&body) {
+                Ok(problem) => ClientError::Refused(problem),
+                Err(_) => self.protocol(format!("HTTP status {status}")),
+            },
+            Transport::Cluster(cluster) => cluster.refusal(status, &body, true),
         })
     }
 
@@ -103,75 +164,43 @@ impl Client {
     ) -> Result<T, ClientError> {
         tokio::time::timeout(self.timeout, work)
             .await
-            .unwrap_or(Err(ClientError::TimedOut {
+            .unwrap_or_else(|_late| Err(self.timed_out()))
+    }
+
+    /// That there was no answer in time.
+    pub(crate) fn timed_out(&self) -> ClientError {
+        match &self.transport {
+            Transport::Socket(_) => ClientError::TimedOut {
                 after: self.timeout,
-            }))
-    }
-
-    async fn send(
-        &self,
-        method: Method,
-        path: &str,
-        body: Bytes,
-    ) -> Result<Response<Incoming>, ClientError> {
-        let stream = UnixStream::connect(&self.socket).await.map_err(|source| {
-            let socket = self.socket.clone();
-            match source.kind() {
-                io::ErrorKind::PermissionDenied => ClientError::NotPermitted { socket },
-                _ => ClientError::Unreachable { socket, source },
-            }
-        })?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(ClientError::Broken)?;
-        // An error of the connection is reported by the request that it breaks.
-        tokio::spawn(connection);
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("host", "warren")
-            .header("content-type", "application/json")
-            .body(Full::new(body))
-            .map_err(|error| ClientError::Protocol {
-                what: error.to_string(),
-            })?;
-        let response = sender
-            .send_request(request)
-            .await
-            .map_err(ClientError::Broken)?;
-        if response.status().is_success() {
-            return Ok(response);
-        }
-        let status = response.status();
-        let body = whole(response).await?;
-        Err(match serde_json::from_slice(&body) {
-            Ok(problem) => ClientError::Refused(problem),
-            Err(_) => ClientError::Protocol {
-                what: format!("HTTP status {status}"),
             },
-        })
+            Transport::Cluster(cluster) => ClientError::ClusterTimedOut {
+                server: cluster.server().to_owned(),
+                after: self.timeout,
+            },
+        }
+    }
+
+    fn protocol(&self, what: String) -> ClientError {
+        let whom = match &self.transport {
+            Transport::Socket(_) => "agent",
+            Transport::Cluster(_) => "controller",
+        };
+        ClientError::Protocol { whom, what }
     }
 }
 
-async fn whole(response: Response<Incoming>) -> Result<Bytes, ClientError> {
-    Ok(response
-        .into_body()
-        .collect()
-        .await
-        .map_err(ClientError::Broken)?
-        .to_bytes())
-}
-
-fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, ClientError> {
-    serde_json::from_slice(body).map_err(|error| ClientError::Protocol {
-        what: error.to_string(),
-    })
+/// All of a body.
+async fn whole(mut body: Chunks) -> Result<Vec<u8>, ClientError> {
+    let mut whole = Vec::new();
+    while let Some(chunk) = body.next().await {
+        whole.extend_from_slice(&chunk?);
+    }
+    Ok(whole)
 }
 
 /// A stream of lines.
-#[derive(Debug)]
 pub(crate) struct Lines {
-    body: Incoming,
+    body: Chunks,
     held: Vec<u8>,
     ended: bool,
 }
@@ -188,12 +217,8 @@ impl Lines {
             if self.ended {
                 return Ok(None);
             }
-            match self.body.frame().await {
-                Some(frame) => {
-                    if let Ok(data) = frame.map_err(ClientError::Broken)?.into_data() {
-                        self.held.extend_from_slice(&data);
-                    }
-                }
+            match self.body.next().await {
+                Some(chunk) => self.held.extend_from_slice(&chunk?),
                 None => self.ended = true,
             }
         }

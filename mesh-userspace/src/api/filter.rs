@@ -217,13 +217,7 @@ impl Term {
         match self.field {
             Field::From => source_is(flow, value),
             Field::To => destination_is(flow, value),
-            Field::Namespace => [
-                &flow.source.workload,
-                &flow.destination.workload,
-                &flow.destination.service,
-            ]
-            .into_iter()
-            .any(|name| in_namespace(name.as_deref(), value)),
+            Field::Namespace => flow.touches(value),
             Field::Workload => {
                 let query = NameQuery(strip_kind(value).to_owned());
                 [&flow.source.workload, &flow.destination.workload]

@@ -120,6 +120,22 @@ impl Flow {
         self.time.saturating_add(lasted).unwrap_or(Timestamp::MAX)
     }
 
+    /// Whether one of its ends, or the service that was dialled, is in a namespace.
+    pub(crate) fn touches(&self, namespace: &str) -> bool {
+        [
+            &self.source.workload,
+            &self.destination.workload,
+            &self.destination.service,
+        ]
+        .into_iter()
+        .any(|name| {
+            name.as_deref()
+                // Names may hold dots themselves; the namespace never does.
+                .and_then(|name| name.rsplit_once('.'))
+                .is_some_and(|(_, found)| found == namespace)
+        })
+    }
+
     /// Tells a record as a flow of `node`.
     pub(crate) fn from_record(record: &Record, node: &str) -> Self {
         // Every field is named, so that a new one cannot be forgotten here.

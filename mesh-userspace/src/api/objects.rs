@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::filter::Filter;
+use super::flow::Flow;
 
 /// A listing.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -14,6 +15,9 @@ pub(crate) struct List<T> {
     pub(crate) api_version: String,
     pub(crate) kind: String,
     pub(crate) items: Vec<T>,
+    /// What is missing from the listing, in words: nodes that did not answer.
+    #[serde(skip_serializing_if = "Vec::is_empty", default = "Vec::new")]
+    pub(crate) notices: Vec<String>,
 }
 
 impl<T: Object> List<T> {
@@ -23,6 +27,7 @@ impl<T: Object> List<T> {
             api_version: super::VERSION.to_owned(),
             kind: format!("{}List", T::KIND),
             items,
+            notices: Vec::new(),
         }
     }
 }
@@ -213,6 +218,9 @@ pub(crate) struct PolicyRule {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Certificate {
     pub(crate) identity: String,
+    /// The node that holds it; absent where it is this node that answers.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) node: Option<String>,
     pub(crate) serial: String,
     pub(crate) issuer: String,
     pub(crate) not_before: Timestamp,
@@ -439,6 +447,44 @@ pub(crate) struct FlowQuery {
     pub(crate) since: Option<Timestamp>,
     /// Then go on with new ones.
     pub(crate) follow: bool,
+    /// Only those with an end in this namespace, whatever the filter says: the limit of what the reader may see.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) scope: Option<String>,
+    /// Say where the past ends, with a [`Bookmark`]: for whoever merges the answers of several nodes.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) bookmark: bool,
+}
+
+impl FlowQuery {
+    /// Whether a flow is meant.
+    pub(crate) fn means(&self, flow: &Flow) -> bool {
+        self.scope
+            .as_ref()
+            .is_none_or(|namespace| flow.touches(namespace))
+            && self.filter.matches(flow)
+            && self.since.is_none_or(|since| flow.ended_at() >= since)
+    }
+}
+
+/// Stands in a flow stream between the flows of the past and those to come.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Bookmark {
+    pub(crate) api_version: String,
+    pub(crate) kind: String,
+}
+
+impl Bookmark {
+    /// The object's kind.
+    pub(crate) const KIND: &'static str = "Bookmark";
+
+    /// Makes one.
+    pub(crate) fn new() -> Self {
+        Self {
+            api_version: super::VERSION.to_owned(),
+            kind: Self::KIND.to_owned(),
+        }
+    }
 }
 
 /// Stands in a flow stream where the reader was too slow.
@@ -448,6 +494,11 @@ pub(crate) struct Lost {
     pub(crate) api_version: String,
     pub(crate) kind: String,
     pub(crate) count: u64,
+}
+
+impl Lost {
+    /// The object's kind.
+    pub(crate) const KIND: &'static str = "Lost";
 }
 
 /// The answer to a request that could not be carried out.

@@ -19,8 +19,8 @@ use tokio::sync::broadcast::{self, error::RecvError};
 
 use super::flow::Flow;
 use super::objects::{
-    Certificate, Checks, Explanation, FlowQuery, List, Lost, Object, Policy, Problem, Route,
-    Service, Status, Workload,
+    Bookmark, Certificate, Checks, Explanation, FlowQuery, List, Lost, Object, Policy, Problem,
+    Route, Service, Status, Workload,
 };
 
 /// What a node can be asked. Every answer is a value of the moment.
@@ -60,7 +60,7 @@ pub(crate) async fn serve<N: Node>(listener: UnixListener, node: Arc<N>) -> io::
 fn router<N: Node>(node: Arc<N>) -> Router {
     Router::new()
         .route("/v1/status", get(status::<N>))
-        .route("/v1/workloads", get(async |State(node): State<Arc<N>>| list(node.workloads())))
+        .route("/v1/workloads", get(workloads::<N>))
         .route("/v1/services", get(async |State(node): State<Arc<N>>| list(node.services())))
         .route("/v1/routes", get(async |State(node): State<Arc<N>>| list(node.routes())))
         .route("/v1/policies", get(async |State(node): State<Arc<N>>| list(node.policies())))
@@ -87,6 +87,31 @@ async fn status<N: Node>(State(node): State<Arc<N>>) -> Json<Status> {
 async fn checks<N: Node>(State(node): State<Arc<N>>) -> Json<Checks> {
     node.refresh().await;
     Json(node.checks())
+}
+
+/// What is wanted of the workloads.
+#[derive(Deserialize)]
+struct WorkloadsQuery {
+    /// Only those of this node.
+    #[serde(default)]
+    local: bool,
+    /// Only those of this namespace.
+    namespace: Option<String>,
+}
+
+async fn workloads<N: Node>(
+    State(node): State<Arc<N>>,
+    Query(query): Query<WorkloadsQuery>,
+) -> Json<List<Workload>> {
+    let mut workloads = node.workloads();
+    workloads.retain(|workload| {
+        (!query.local || workload.enrolment.is_some())
+            && query
+                .namespace
+                .as_ref()
+                .is_none_or(|namespace| workload.namespace == *namespace)
+    });
+    list(workloads)
 }
 
 fn list<T: Object + Serialize>(items: Vec<T>) -> Json<List<T>> {
@@ -119,6 +144,8 @@ async fn uninstall<N: Node>(State(node): State<Arc<N>>) -> Response {
 async fn flows<N: Node>(State(node): State<Arc<N>>, Json(query): Json<FlowQuery>) -> Response {
     let (past, coming) = node.flows(&query);
     let past = stream::iter(past).map(|flow| line(&*flow));
+    let end = query.bookmark.then(|| line(&Bookmark::new()));
+    let past = past.chain(stream::iter(end));
     let body = if query.follow {
         Body::from_stream(past.chain(follow(coming, query)))
     } else {
@@ -134,12 +161,12 @@ fn follow(
     stream::unfold((coming, query), async |(mut coming, query)| {
         loop {
             let next = match coming.recv().await {
-                Ok(flow) if query.filter.matches(&flow) => line(&*flow),
+                Ok(flow) if query.means(&flow) => line(&*flow),
                 Ok(_) => continue,
                 // The ring never waits for a reader: one that is too slow is told what it missed.
                 Err(RecvError::Lagged(count)) => line(&Lost {
                     api_version: super::VERSION.to_owned(),
-                    kind: "Lost".to_owned(),
+                    kind: Lost::KIND.to_owned(),
                     count,
                 }),
                 Err(RecvError::Closed) => return None,

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use super::cluster_args::{MembershipArgs, StatusArgs};
+
 /// The mesh without sidecars: identities, mutual TLS, policy and routing for running workloads, in the kernel.
 #[derive(Debug, Parser)]
 #[command(
@@ -17,8 +19,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
         warren node -f warren.yaml            run this node\n  \
         warren flows -f --to svc/web          watch who talks to a service\n  \
         warren explain client.shop web.shop:80\n                                        \
-        say what would happen to a connection, and why\n\n\
-        Exit codes: warren help exit-codes"
+        say what would happen to a connection, and why\n  \
+        warren enable ns/shop                 take a namespace of a cluster into the mesh\n\n\
+        Where a node's socket is there, verbs ask this node's agent; elsewhere the cluster of the kubeconfig.\n\
+        On the PATH as kubectl-warren it is `kubectl warren`, too. Exit codes: warren help exit-codes"
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -30,17 +34,33 @@ pub(crate) struct Cli {
 /// Flags of every verb.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Global {
-    /// The agent's socket
+    /// Ask the agent behind this socket [default: /run/warren/node.sock where it is there, else the cluster]
     #[arg(
         long,
         global = true,
         value_name = "PATH",
         env = "WARREN_SOCKET",
-        default_value = "/run/warren/node.sock",
+        conflicts_with_all = ["kubeconfig", "context"],
         help_heading = "Global options"
     )]
-    pub(crate) socket: PathBuf,
-    /// How long to wait for the agent's answer
+    pub(crate) socket: Option<PathBuf>,
+    /// Ask the cluster of this kubeconfig [default: as kubectl: KUBECONFIG, ~/.kube/config, else the pod's own cluster]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        help_heading = "Global options"
+    )]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// Ask the cluster of this context of the kubeconfig [default: its current one]
+    #[arg(
+        long,
+        global = true,
+        value_name = "NAME",
+        help_heading = "Global options"
+    )]
+    pub(crate) context: Option<String>,
+    /// How long to wait for an answer
     #[arg(long, global = true, value_name = "TIME", default_value = "10s", value_parser = duration, help_heading = "Global options")]
     pub(crate) timeout: Duration,
     /// Colours
@@ -75,10 +95,14 @@ pub(crate) enum Command {
     Proxy(ProxyArgs),
     /// Show connections, one line each, with identities, route, verdict and the rule that gave it
     Flows(FlowsArgs),
-    /// Show this node in a few lines
-    Status(OutputArgs),
-    /// List what the node knows
+    /// Show the node, or the cluster, in a few lines
+    Status(StatusArgs),
+    /// List what the node, or the cluster, knows
     Get(GetArgs),
+    /// Take a namespace or a pod of a cluster into the mesh: one label, no restart
+    Enable(MembershipArgs),
+    /// Take a namespace or a pod of a cluster out of the mesh: one label, no restart
+    Disable(MembershipArgs),
     /// Look for everything that could be wrong, each with a fix
     Check(CheckArgs),
     /// Say what would happen to a connection, step by step, and why
@@ -200,7 +224,8 @@ pub(crate) struct ProxyArgs {
 #[derive(Args, Clone, Debug)]
 #[command(
     after_help = "The same filter twice means either; different filters must all hold; --not turns the next one around.\n\
-    WHO is a name (web, web.shop), svc/web, workload/web-v1, ns/shop, an address, a network, or an identity (spiffe://…).\n\n\
+    WHO is a name (web, web.shop), svc/web, workload/web-v1, ns/shop, an address, a network, or an identity (spiffe://…).\n\
+    In a cluster flows are those of the kubeconfig's namespace, unless -n or -A says otherwise.\n\n\
     Examples:\n  warren flows --verdict denied --since 5m\n  warren flows -f --to svc/web --not --from ns/ops\n  \
     warren flows --last 1000 -o json > saved.ndjson; warren flows --input saved.ndjson --reason no_rule_allows"
 )]
@@ -220,6 +245,9 @@ pub(crate) struct FlowsArgs {
         help_heading = "Filters"
     )]
     pub(crate) ns: Vec<String>,
+    /// Of all namespaces
+    #[arg(short = 'A', long, conflicts_with = "ns", help_heading = "Filters")]
+    pub(crate) all_namespaces: bool,
     /// Either end is this workload
     #[arg(long, value_name = "NAME", help_heading = "Filters")]
     pub(crate) workload: Vec<String>,
@@ -256,7 +284,7 @@ pub(crate) struct FlowsArgs {
     /// How they are shown
     #[arg(short, long, value_enum, default_value = "compact")]
     pub(crate) output: FlowsOutput,
-    /// Read flows saved with -o json from a file, or - for standard input, instead of asking the agent
+    /// Read flows saved with -o json from a file, or - for standard input, instead of asking
     #[arg(long, value_name = "FILE", conflicts_with = "follow")]
     pub(crate) input: Option<PathBuf>,
     /// Leave out the table's header
@@ -290,7 +318,8 @@ pub(crate) enum TextOutput {
 /// `warren get`.
 #[derive(Args, Clone, Debug)]
 #[command(
-    after_help = "Examples:\n  warren get workloads -o wide\n  warren get services -n shop -o json\n  warren get certs"
+    after_help = "In a cluster, objects are those of the kubeconfig's namespace, unless -n or -A says otherwise.\n\n\
+    Examples:\n  warren get workloads -o wide\n  warren get services -n shop -o json\n  warren get certs -A"
 )]
 pub(crate) struct GetArgs {
     /// workloads, services, routes, policies or certs
@@ -302,6 +331,9 @@ pub(crate) struct GetArgs {
     /// Only of this namespace
     #[arg(short, long, value_name = "NAMESPACE")]
     pub(crate) namespace: Option<String>,
+    /// Of all namespaces
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    pub(crate) all_namespaces: bool,
     /// How they are shown
     #[arg(short, long, value_enum, default_value = "table")]
     pub(crate) output: GetOutput,
@@ -323,10 +355,10 @@ pub(crate) enum GetOutput {
 /// `warren check`.
 #[derive(Args, Clone, Debug)]
 #[command(
-    after_help = "Examples:\n  warren check --pre     before anything runs: does this machine have what is needed?\n  warren check"
+    after_help = "Examples:\n  warren check --pre     before anything runs: does this machine, or this cluster, have what is needed?\n  warren check"
 )]
 pub(crate) struct CheckArgs {
-    /// Look at the machine only; no agent is needed
+    /// Look at what is needed only; nothing of the mesh has to run
     #[arg(long)]
     pub(crate) pre: bool,
     /// How it is shown
@@ -337,7 +369,8 @@ pub(crate) struct CheckArgs {
 /// `warren explain`.
 #[derive(Args, Clone, Debug)]
 #[command(
-    after_help = "Exit code: 0 allowed, 1 not.\n\nExamples:\n  warren explain client.shop web.shop:80\n  warren explain workload/client.shop 10.2.0.3:8080"
+    after_help = "Exit code: 0 allowed, 1 not.\n\nExamples:\n  warren explain client.shop web.shop:80\n  \
+    warren explain workload/client.shop 10.2.0.3:8080\n  warren explain -n shop pod/client svc/web"
 )]
 pub(crate) struct ExplainArgs {
     /// Who dials: a workload of the mesh (client.shop)
@@ -346,6 +379,9 @@ pub(crate) struct ExplainArgs {
     /// Whom: a service, a workload or an address, with a port unless the service has only one
     #[arg(value_name = "DST[:PORT]")]
     pub(crate) destination: String,
+    /// The namespace of names without one [default: the kubeconfig's]
+    #[arg(short, long, value_name = "NAMESPACE")]
+    pub(crate) namespace: Option<String>,
     /// How it is shown
     #[arg(short, long, value_enum, default_value = "text")]
     pub(crate) output: TextOutput,

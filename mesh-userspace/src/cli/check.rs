@@ -4,17 +4,22 @@ use std::io::Write;
 
 use super::args::{CheckArgs, TextOutput};
 use super::output::{Color, Style, clean};
-use super::{CliError, Context, Exit, json};
+use super::{CliError, Context, Exit, cluster_check, json};
 use crate::agent::preflight;
 use crate::api::objects::{CheckState, Checks};
 
 /// Does what was asked.
 pub(crate) async fn run(context: &mut Context<'_>, args: &CheckArgs) -> Result<Exit, CliError> {
-    let mut items = preflight::checks();
-    if !args.pre {
-        let agent: Checks = context.client.get("/v1/check").await?;
-        items.extend(agent.items);
-    }
+    let items = if let Some(cluster) = context.client.cluster() {
+        cluster_check::run(&context.client, cluster, args.pre).await?
+    } else {
+        let mut items = preflight::checks();
+        if !args.pre {
+            let agent: Checks = context.client.get("check", None).await?;
+            items.extend(agent.items);
+        }
+        items
+    };
     let checks = Checks {
         api_version: crate::api::VERSION.to_owned(),
         kind: "Checks".to_owned(),

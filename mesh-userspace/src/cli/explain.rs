@@ -5,17 +5,15 @@ use std::io::Write;
 use super::args::{ExplainArgs, TextOutput};
 use super::output::{Color, Style, clean};
 use super::{CliError, Context, Exit, json};
+use crate::api::client::Cluster;
 use crate::api::flow::Verdict;
 use crate::api::objects::Explanation;
+use crate::api::query::escaped;
 
 /// Does what was asked.
 pub(crate) async fn run(context: &mut Context<'_>, args: &ExplainArgs) -> Result<Exit, CliError> {
-    let path = format!(
-        "/v1/explain?source={}&destination={}",
-        escaped(&args.source),
-        escaped(&args.destination)
-    );
-    let explanation: Explanation = context.client.get(&path).await?;
+    let (resource, namespace) = question(args, context.client.cluster().map(Cluster::namespace));
+    let explanation: Explanation = context.client.get(&resource, namespace.as_deref()).await?;
     match args.output {
         TextOutput::Json => json(context.out, &explanation)?,
         TextOutput::Text => write(context.out, &explanation, context.style)?,
@@ -75,16 +73,53 @@ pub(crate) fn write(
     Ok(())
 }
 
-/// As part of a URL's query (RFC 3986 §2.3: everything but the unreserved set).
-fn escaped(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                escaped.push(char::from(byte))
+/// What is asked, and about which namespace. In a cluster that is where the caller needs rights: `-n`, else the source's own
+/// word for it, else that of the kubeconfig; names without a namespace are meant there.
+pub(crate) fn question(args: &ExplainArgs, of_cluster: Option<&str>) -> (String, Option<String>) {
+    let (mut source, said) = place(&args.source);
+    let (destination, _) = place(&args.destination);
+    let scope = match of_cluster {
+        Some(default) => Some(
+            args.namespace
+                .clone()
+                .or(said)
+                .unwrap_or_else(|| default.to_owned()),
+        ),
+        None => {
+            if let (Some(namespace), None) = (&args.namespace, &said) {
+                source = qualified(&source, namespace);
             }
-            _ => escaped.push_str(&format!("%{byte:02X}")),
+            None
         }
+    };
+    let resource = format!(
+        "explain?source={}&destination={}",
+        escaped(&source),
+        escaped(&destination)
+    );
+    (resource, scope)
+}
+
+/// `pod/shop/client` → `pod/client.shop`; whatever else stays as it is. With the namespace that it says.
+fn place(typed: &str) -> (String, Option<String>) {
+    let (kind, rest) = match typed.split_once('/') {
+        Some((kind, rest)) if !kind.contains(':') => (Some(kind), rest),
+        _ => (None, typed),
+    };
+    if let (Some(kind), Some((namespace, name))) = (kind, rest.split_once('/')) {
+        let name = qualified(name, namespace);
+        return (format!("{kind}/{name}"), Some(namespace.to_owned()));
     }
-    escaped
+    let said = rest
+        .rsplit_once('.')
+        .map(|(_, namespace)| namespace.to_owned());
+    (typed.to_owned(), said)
+}
+
+/// `web:80` of `shop` → `web.shop:80`.
+fn qualified(name: &str, namespace: &str) -> String {
+    match name.rsplit_once(':') {
+        Some((name, port)) => format!("{name}.{namespace}:{port}"),
+        None => format!("{name}.{namespace}"),
+    }
 }

@@ -1,4 +1,4 @@
-//! `warren flows`: connections of the past and those to come, from the agent or from a file.
+//! `warren flows`: connections of the past and those to come, from the agent, the cluster or a file.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -12,6 +12,8 @@ use jiff::tz::TimeZone;
 use super::args::{FlowsArgs, FlowsOutput, duration};
 use super::output::{Style, Table, clean};
 use super::{CliError, Context, Exit, flow_line};
+use crate::api::client::Cluster;
+use crate::api::cluster::Notice;
 use crate::api::filter::{Field, Filter, Term};
 use crate::api::flow::{self, Flow};
 use crate::api::objects::{FlowQuery, Lost};
@@ -78,6 +80,10 @@ pub(crate) async fn run(
     args: FlowsArgs,
     terms: Vec<Term>,
 ) -> Result<Exit, CliError> {
+    let (scope, terms) = match context.client.cluster().map(Cluster::namespace) {
+        Some(default) => scoped(terms, args.all_namespaces, default),
+        None => (None, terms),
+    };
     let query = FlowQuery {
         filter: Filter { terms },
         since: args.since.as_deref().map(since).transpose()?,
@@ -85,6 +91,7 @@ pub(crate) async fn run(
             .last
             .or_else(|| (args.since.is_none() && args.input.is_none()).then_some(LAST)),
         follow: args.follow,
+        ..FlowQuery::default()
     };
     let mut printer = Printer {
         out: &mut *context.out,
@@ -97,7 +104,7 @@ pub(crate) async fn run(
     match &args.input {
         Some(path) => replay(path, &query, &mut printer)?,
         None => {
-            let mut lines = context.client.stream("/v1/flows", &query).await?;
+            let mut lines = context.client.flows(&query, scope.as_deref()).await?;
             // Rows of a table are lined up, so they wait for each other; lines do not.
             let streamed = query.follow || args.output != FlowsOutput::Table;
             while let Some(line) = lines.next().await? {
@@ -110,28 +117,42 @@ pub(crate) async fn run(
         }
     }
     if printer.printed == 0 {
-        explain_empty(&args);
+        explain_empty(&args, scope.as_deref());
     }
     Ok(Exit::Ok)
 }
 
-/// One line of the agent's answer.
+/// The namespace whose flows are asked for, `None` for all, and the conditions that are left. Whoever may see one namespace
+/// only must be able to say so; several of them, or all but one, are a question about the cluster.
+fn scoped(mut terms: Vec<Term>, all: bool, default: &str) -> (Option<String>, Vec<Term>) {
+    let about = |term: &&Term| term.field == Field::Namespace;
+    let said: Vec<&Term> = terms.iter().filter(about).collect();
+    let scope = match said.as_slice() {
+        [] => (!all).then(|| default.to_owned()),
+        [only] if !only.negated => Some(only.value.clone()),
+        _ => return (None, terms),
+    };
+    terms.retain(|term| term.field != Field::Namespace);
+    (scope, terms)
+}
+
+/// One line of the answer.
 fn take(line: &[u8], printer: &mut Printer<'_>) -> Result<(), CliError> {
     match serde_json::from_slice::<Flow>(line) {
         Ok(flow) => printer.print(&flow),
-        Err(error) => match serde_json::from_slice::<Lost>(line) {
-            Ok(lost) => {
+        Err(error) => {
+            if let Ok(lost) = serde_json::from_slice::<Lost>(line) {
                 eprintln!(
                     "{} flows were not shown: they came faster than they were read",
                     lost.count
                 );
-                Ok(())
+            } else if let Ok(notice) = serde_json::from_slice::<Notice>(line) {
+                eprintln!("{}", clean(&notice.message));
+            } else {
+                return Err(CliError::failed("the answer is not understood", error));
             }
-            Err(_) => Err(CliError::failed(
-                "the agent's answer is not understood",
-                error,
-            )),
-        },
+            Ok(())
+        }
     }
 }
 
@@ -157,9 +178,7 @@ fn replay(path: &Path, query: &FlowQuery, printer: &mut Printer<'_>) -> Result<(
         let flow: Flow = match serde_json::from_str(&line) {
             Ok(flow) => flow,
             // Saved from a stream that was too fast for its reader: not a flow, not a mistake.
-            Err(_) if serde_json::from_str::<Lost>(&line).is_ok_and(|lost| lost.kind == "Lost") => {
-                continue;
-            }
+            Err(_) if is_remark(&line) => continue,
             Err(error) => {
                 let what = format!(
                     "line {} of {} is not a {} object; save flows with `warren flows -o json`",
@@ -188,6 +207,12 @@ fn replay(path: &Path, query: &FlowQuery, printer: &mut Printer<'_>) -> Result<(
         printer.print(flow)?;
     }
     printer.flush(true)
+}
+
+/// Whether a saved line stands for flows that are missing.
+fn is_remark(line: &str) -> bool {
+    serde_json::from_str::<Lost>(line).is_ok_and(|lost| lost.kind == Lost::KIND)
+        || serde_json::from_str::<Notice>(line).is_ok_and(|notice| notice.kind == Notice::KIND)
 }
 
 /// Writes flows in the form that was asked for.
@@ -263,7 +288,7 @@ fn since(text: &str) -> Result<Timestamp, CliError> {
 }
 
 /// Nothing to show is an answer that wants a reason.
-fn explain_empty(args: &FlowsArgs) {
+fn explain_empty(args: &FlowsArgs, scope: Option<&str>) {
     let window = args
         .since
         .as_ref()
@@ -290,9 +315,15 @@ fn explain_empty(args: &FlowsArgs) {
     };
     match &args.input {
         Some(path) => eprintln!("No flows{filtered}{window} in {}.", path.display()),
-        None => eprintln!(
-            "No flows{filtered}{window}. A connection is shown when it ends, or has been open for a while. \
-             Is its workload in the mesh? run: warren get workloads"
-        ),
+        None => {
+            let (within, all) = match scope {
+                Some(namespace) => (format!(" in namespace {namespace}"), " All namespaces: -A"),
+                None => (String::new(), ""),
+            };
+            eprintln!(
+                "No flows{filtered}{within}{window}. A connection is shown when it ends, or has been open for a while. \
+                 Is its workload in the mesh? run: warren get workloads.{all}"
+            );
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! `warren get`: what the node knows, as tables or objects.
+//! `warren get`: what the node, or the cluster, knows, as tables or objects.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
@@ -10,6 +10,8 @@ use serde::de::DeserializeOwned;
 use super::args::{GetArgs, GetOutput};
 use super::output::{Table, clean, until};
 use super::{CliError, Context, Exit, json};
+use crate::api::client::Cluster;
+use crate::api::cluster::{ClusterStatus, NodeStatus};
 use crate::api::filter::nearest;
 use crate::api::objects::{
     Backend, Certificate, EnrolmentState, List, Object, Policy, Route, Service, Workload,
@@ -31,17 +33,42 @@ const KINDS: &[(&str, &str)] = &[
     ("cert", "certs"),
     ("certificates", "certs"),
     ("certificate", "certs"),
+    ("nodes", "nodes"),
+    ("node", "nodes"),
+    ("no", "nodes"),
 ];
+
+/// The kinds, each once.
+pub(crate) fn kinds() -> impl Iterator<Item = &'static str> {
+    KINDS
+        .iter()
+        .filter(|(spelling, kind)| spelling == kind)
+        .map(|(_, kind)| *kind)
+}
 
 /// Does what was asked.
 pub(crate) async fn run(context: &mut Context<'_>, args: &GetArgs) -> Result<Exit, CliError> {
     match kind(&args.kind)? {
-        "workloads" => get::<Workload>(context, args, "/v1/workloads").await,
-        "services" => get::<Service>(context, args, "/v1/services").await,
-        "routes" => get::<Route>(context, args, "/v1/routes").await,
-        "policies" => get::<Policy>(context, args, "/v1/policies").await,
-        _ => get::<Certificate>(context, args, "/v1/certs").await,
+        "workloads" => get::<Workload>(context, args, "workloads").await,
+        "services" => get::<Service>(context, args, "services").await,
+        "routes" => get::<Route>(context, args, "routes").await,
+        "policies" => get::<Policy>(context, args, "policies").await,
+        "nodes" => nodes(context, args).await,
+        _ => get::<Certificate>(context, args, "certs").await,
     }
+}
+
+/// Nodes are part of the cluster's status.
+async fn nodes(context: &mut Context<'_>, args: &GetArgs) -> Result<Exit, CliError> {
+    if context.client.cluster().is_none() {
+        return Err(CliError::Usage(
+            "nodes are a cluster's, and it is this node's agent that is asked; ask the cluster with --context or \
+             --kubeconfig"
+                .to_owned(),
+        ));
+    }
+    let status: ClusterStatus = context.client.get("status", None).await?;
+    show(context, args, List::<NodeStatus>::new(status.nodes), None)
 }
 
 fn kind(typed: &str) -> Result<&'static str, CliError> {
@@ -54,7 +81,8 @@ fn kind(typed: &str) -> Result<&'static str, CliError> {
                 .map(|near| format!("; did you mean {near}?"))
                 .unwrap_or_default();
             CliError::Usage(format!(
-                "there is no kind {typed:?}{hint} (kinds: workloads, services, routes, policies, certs)"
+                "there is no kind {typed:?}{hint} (kinds: {})",
+                kinds().collect::<Vec<_>>().join(", ")
             ))
         })
 }
@@ -75,15 +103,40 @@ trait Listed: Object + Serialize + DeserializeOwned {
 async fn get<T: Listed>(
     context: &mut Context<'_>,
     args: &GetArgs,
-    path: &str,
+    resource: &str,
 ) -> Result<Exit, CliError> {
-    let List::<T> {
+    let scope = scope(context, args);
+    let list: List<T> = context.client.get(resource, scope.as_deref()).await?;
+    show(context, args, list, scope.as_deref())
+}
+
+/// The namespace that is asked about; `None` for all.
+fn scope(context: &Context<'_>, args: &GetArgs) -> Option<String> {
+    if args.all_namespaces {
+        return None;
+    }
+    let default = context.client.cluster().map(Cluster::namespace);
+    let namespace = args.namespace.as_deref().or(default);
+    namespace.map(str::to_owned)
+}
+
+fn show<T: Listed>(
+    context: &mut Context<'_>,
+    args: &GetArgs,
+    list: List<T>,
+    scope: Option<&str>,
+) -> Result<Exit, CliError> {
+    let List {
         api_version,
         kind,
         mut items,
-    } = context.client.get(path).await?;
-    if let Some(namespace) = &args.namespace {
-        items.retain(|item| item.namespace() == Some(namespace.as_str()));
+        notices,
+    } = list;
+    if let Some(namespace) = scope {
+        items.retain(|item| item.namespace() == Some(namespace));
+    }
+    for notice in &notices {
+        eprintln!("{}", clean(notice));
     }
     if let Some(wanted) = &args.name {
         let full = |item: &T| full_name(item);
@@ -105,6 +158,7 @@ async fn get<T: Listed>(
                 api_version,
                 kind,
                 items,
+                notices,
             },
         )?,
         GetOutput::Yaml => {
@@ -112,6 +166,7 @@ async fn get<T: Listed>(
                 api_version,
                 kind,
                 items,
+                notices,
             };
             let text = serde_saphyr::to_string(&list)
                 .map_err(|error| CliError::failed("cannot write YAML", error))?;
@@ -127,7 +182,13 @@ async fn get<T: Listed>(
                 )?;
             }
         }
-        GetOutput::Table | GetOutput::Wide => table(out, &items, args)?,
+        GetOutput::Table | GetOutput::Wide => {
+            table(out, &items, args)?;
+            if items.is_empty() {
+                let cluster = context.client.cluster().is_some();
+                eprintln!("{}", nothing(&args.kind, scope, cluster));
+            }
+        }
     }
     Ok(Exit::Ok)
 }
@@ -146,15 +207,6 @@ fn table<T: Listed>(
     args: &GetArgs,
 ) -> Result<(), CliError> {
     if items.is_empty() {
-        let within = args
-            .namespace
-            .as_ref()
-            .map(|namespace| format!(" in namespace {namespace}"))
-            .unwrap_or_default();
-        eprintln!(
-            "No {}{within}. What does the configuration say? run: warren status",
-            args.kind
-        );
         return Ok(());
     }
     let wide = args.output == GetOutput::Wide;
@@ -175,6 +227,24 @@ fn table<T: Listed>(
         eprintln!("{}", clean(&remark));
     }
     Ok(())
+}
+
+/// Nothing to show is an answer that wants a reason.
+pub(crate) fn nothing(kind: &str, scope: Option<&str>, cluster: bool) -> String {
+    match (scope, cluster) {
+        (Some(namespace), true) => format!(
+            "No {kind} in namespace {namespace}. Is it in the mesh? run: warren enable ns/{namespace}. All namespaces: -A"
+        ),
+        (None, true) => {
+            format!("No {kind}. Which namespaces are in the mesh? run: warren check")
+        }
+        (scope, false) => format!(
+            "No {kind}{}. What does the configuration say? run: warren status",
+            scope
+                .map(|namespace| format!(" in namespace {namespace}"))
+                .unwrap_or_default()
+        ),
+    }
 }
 
 fn now() -> Timestamp {
@@ -239,6 +309,32 @@ impl Listed for Workload {
                 enrolment.state.label()
             )
         })
+    }
+}
+
+impl Listed for NodeStatus {
+    const HEADERS: &'static [&'static str] = &[
+        "NAME",
+        "STATE",
+        "CONTROLLER",
+        "CURRENT",
+        "ENROLLED",
+        "WORKLOADS",
+        "VERSION",
+    ];
+    const WIDE: &'static [&'static str] = &["WHY"];
+
+    fn rows(&self) -> Vec<Vec<String>> {
+        vec![vec![
+            self.name.clone(),
+            self.state().to_owned(),
+            self.controller.clone().unwrap_or_default(),
+            if self.current { "yes" } else { "no" }.to_owned(),
+            self.enrolled.to_string(),
+            self.workloads.to_string(),
+            self.version.clone().unwrap_or_default(),
+            self.not_ready.join("; "),
+        ]]
     }
 }
 

@@ -14,9 +14,9 @@ Exit codes of warren:
   0     done; or the answer is yes (allowed, in order, valid). Also when the reader of a pipe has enough
   1     the answer is no (a check failed, the connection would be denied, the file has mistakes), or it did not work
   2     the command line is not understood
-  3     no agent could be reached
+  3     no agent, no cluster or no controller could be reached
   4     not permitted
-  124   the agent did not answer within --timeout
+  124   there was no answer within --timeout, or not everything was done within --wait
 ";
 
 /// Writes it.

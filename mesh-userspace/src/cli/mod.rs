@@ -1,5 +1,7 @@
 //! The command line. [`args`] is what can be typed; each verb has a file that says what it does; [`output`] is how things
 //! are written. Data goes to standard output, everything else to standard error.
+//!
+//! Verbs that ask do so of a node's agent or of a cluster ([`target`] says of which); what they show has the same form.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -11,6 +13,9 @@ use crate::api::client::{Client, ClientError};
 pub(crate) mod args;
 mod ca;
 mod check;
+mod cluster_args;
+mod cluster_check;
+mod cluster_status;
 mod completion;
 mod config;
 mod explain;
@@ -18,10 +23,13 @@ mod flow_line;
 mod flows;
 mod get;
 mod help;
+mod kubectl;
+mod membership;
 mod node;
 mod output;
 mod proxy;
 mod status;
+mod target;
 mod uninstall;
 mod version;
 
@@ -29,7 +37,9 @@ mod version;
 mod tests;
 
 use args::{Cli, Command, Global};
+use membership::Membership;
 use output::Style;
+use target::Whom;
 
 /// How a verb ended, as the process tells it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -49,6 +59,8 @@ pub(crate) enum CliError {
     Agent(#[from] ClientError),
     #[error("{0}")]
     NotPermitted(String),
+    #[error("{0}")]
+    TimedOut(String),
     /// Standard output or a file.
     #[error("{what}")]
     Io {
@@ -80,10 +92,10 @@ impl CliError {
     fn code(&self) -> u8 {
         match self {
             Self::Usage(_) => 2,
-            Self::Agent(ClientError::Unreachable { .. }) => 3,
-            Self::Agent(ClientError::NotPermitted { .. }) | Self::NotPermitted(_) => 4,
-            Self::Agent(ClientError::TimedOut { .. }) => 124,
-            Self::Agent(_) | Self::Io { .. } | Self::Failed { .. } => 1,
+            Self::Agent(error) => error.code(),
+            Self::NotPermitted(_) => 4,
+            Self::TimedOut(_) => 124,
+            Self::Io { .. } | Self::Failed { .. } => 1,
         }
     }
 
@@ -111,7 +123,10 @@ pub(crate) struct Context<'a> {
 
 /// Parses the command line and does what it says.
 pub(crate) fn run() -> ExitCode {
-    let matches = Cli::command().get_matches();
+    if let Some(words) = kubectl::completion_request() {
+        return kubectl::complete(&words);
+    }
+    let matches = kubectl::named(Cli::command()).get_matches();
     let outcome = Cli::from_arg_matches(&matches)
         .map_err(|error| CliError::Usage(error.to_string()))
         .and_then(|cli| dispatch(cli, &matches));
@@ -144,35 +159,46 @@ fn dispatch(cli: Cli, matches: &clap::ArgMatches) -> Result<Exit, CliError> {
         Command::Proxy(args) => proxy::run(&args),
         Command::Flows(args) => {
             let terms = flows::terms(matches.subcommand().map_or(matches, |(_, matches)| matches))?;
-            asking(&global, async |context| {
+            asking(&global, Whom::Either, async |context| {
                 flows::run(context, args, terms).await
             })
         }
-        Command::Status(args) => asking(&global, async |context| status::run(context, &args).await),
-        Command::Get(args) => asking(&global, async |context| get::run(context, &args).await),
-        Command::Check(args) => asking(&global, async |context| check::run(context, &args).await),
-        Command::Explain(args) => {
-            asking(&global, async |context| explain::run(context, &args).await)
-        }
+        Command::Status(args) => asking(&global, Whom::Either, async |context| {
+            status::run(context, &args).await
+        }),
+        Command::Get(args) => asking(&global, Whom::Either, async |context| {
+            get::run(context, &args).await
+        }),
+        Command::Enable(args) => asking(&global, Whom::Cluster, async |context| {
+            membership::run(context, &args, Membership::Enabled).await
+        }),
+        Command::Disable(args) => asking(&global, Whom::Cluster, async |context| {
+            membership::run(context, &args, Membership::Disabled).await
+        }),
+        Command::Check(args) => asking(&global, Whom::Either, async |context| {
+            check::run(context, &args).await
+        }),
+        Command::Explain(args) => asking(&global, Whom::Either, async |context| {
+            explain::run(context, &args).await
+        }),
         Command::Config(command) => config::run(command, &mut io::stdout().lock()),
         Command::Ca(command) => ca::run(command, &mut io::stdout().lock()),
         Command::Uninstall(args) => {
-            let socket = global.socket.clone();
-            asking(&global, async |context| {
+            let socket = target::socket(&global);
+            asking(&global, Whom::Node, async |context| {
                 uninstall::run(context, args, &socket).await
             })
         }
-        Command::Version(args) => {
-            asking(&global, async |context| version::run(context, &args).await)
-        }
+        Command::Version(args) => version::run(&global, &args),
         Command::Completion { shell } => completion::run(shell, &mut io::stdout().lock()),
         Command::Help { topic } => help::run(&topic, &mut io::stdout().lock()),
     }
 }
 
-/// Runs a verb that asks the agent.
+/// Runs a verb that asks.
 fn asking(
     global: &Global,
+    whom: Whom,
     verb: impl AsyncFnOnce(&mut Context<'_>) -> Result<Exit, CliError>,
 ) -> Result<Exit, CliError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -180,12 +206,14 @@ fn asking(
         .build()
         .map_err(|error| CliError::failed("cannot start", error))?;
     let mut out = io::BufWriter::new(io::stdout().lock());
-    let mut context = Context {
-        style: Style::of(global),
-        client: Client::new(&global.socket, global.timeout),
-        out: &mut out,
-    };
-    let exit = runtime.block_on(verb(&mut context))?;
+    let exit = runtime.block_on(async {
+        let mut context = Context {
+            style: Style::of(global),
+            client: target::client(global, whom).await?,
+            out: &mut out,
+        };
+        verb(&mut context).await
+    })?;
     out.flush()?;
     Ok(exit)
 }

@@ -1,18 +1,37 @@
-//! `warren status`: a node in a few lines.
+//! `warren status`: a node in a few lines; [`super::cluster_status`] has a cluster.
 
 use std::io::Write;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::args::{OutputArgs, TextOutput};
+use super::args::{StatusArgs, TextOutput};
 use super::output::{Color, Style, clean, lasted};
-use super::{CliError, Context, Exit, json};
+use super::{CliError, Context, Exit, cluster_status, json};
+use crate::api::cluster::ClusterStatus;
 use crate::api::objects::Status;
 
 /// Does what was asked.
-pub(crate) async fn run(context: &mut Context<'_>, args: &OutputArgs) -> Result<Exit, CliError> {
-    let status: Status = context.client.get("/v1/status").await?;
+pub(crate) async fn run(context: &mut Context<'_>, args: &StatusArgs) -> Result<Exit, CliError> {
+    if let Some(cluster) = context.client.cluster() {
+        let server = cluster.server().to_owned();
+        let scope = args.namespace.as_deref();
+        let status: ClusterStatus = context.client.get("status", scope).await?;
+        match args.output {
+            TextOutput::Json => json(context.out, &status)?,
+            TextOutput::Text => {
+                let now = Timestamp::now();
+                cluster_status::write(context.out, &status, &server, context.style, now)?;
+            }
+        }
+        return Ok(Exit::Ok);
+    }
+    if args.namespace.is_some() {
+        return Err(CliError::Usage(
+            "-n is for clusters: a node's status has no namespaces".to_owned(),
+        ));
+    }
+    let status: Status = context.client.get("status", None).await?;
     match args.output {
         TextOutput::Json => json(context.out, &status)?,
         TextOutput::Text => write(context.out, &status, context.style, Timestamp::now())?,

@@ -1,5 +1,7 @@
 //! What people read, word by word, and what they may type.
 
+mod cluster;
+
 use clap::{CommandFactory, Parser};
 use jiff::tz::TimeZone;
 use mesh_core::outcome::Reason;
@@ -238,6 +240,18 @@ fn what_can_be_typed() {
     );
     check("warren flows --socket /x --timeout 5s", true);
     check("warren flow", false);
+    check("warren status --context prod -n shop", true);
+    check("warren status --context prod --socket /x", false);
+    check("warren get workloads -A", true);
+    check("warren get workloads -A -n shop", false);
+    check("warren flows -A --to svc/web", true);
+    check("warren flows -A -n shop", false);
+    check("warren explain -n shop pod/client svc/web", true);
+    check("warren enable ns/shop --wait", true);
+    check("warren enable ns/shop --wait=2m --timeout 5s", true);
+    check("warren enable ns/shop --wait --dry-run", false);
+    check("warren enable", false);
+    check("warren disable pod/shop/client", true);
 }
 
 #[test]

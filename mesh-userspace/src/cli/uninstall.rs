@@ -14,7 +14,7 @@ pub(crate) async fn run(
     args: UninstallArgs,
     socket: &Path,
 ) -> Result<Exit, CliError> {
-    let done = match context.client.post::<Vec<String>>("/v1/uninstall").await {
+    let done = match context.client.post::<Vec<String>>("uninstall").await {
         Ok(done) => done,
         Err(ClientError::Unreachable { .. }) => {
             eprintln!("No agent runs; removing what an earlier one left.");

@@ -1,1 +1,3 @@
 //! The only crate that knows the Kubernetes API.
+
+pub mod raw;

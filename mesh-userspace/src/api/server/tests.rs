@@ -56,7 +56,7 @@ async fn pair() -> (Arc<Fake>, Client, tempfile::TempDir) {
     assert_eq!(mode & 0o777, 0o600);
     let node = Arc::new(Fake(flows::Flows::new("a")));
     tokio::spawn(serve(listener, Arc::clone(&node)));
-    (node, Client::new(&path, Duration::from_secs(5)), folder)
+    (node, Client::of_node(&path, Duration::from_secs(5)), folder)
 }
 
 #[tokio::test]
@@ -67,7 +67,7 @@ async fn flows_of_the_past_and_those_to_come_arrive_as_lines() {
         follow: true,
         ..FlowQuery::default()
     };
-    let mut lines = client.stream("/v1/flows", &query).await.expect("a stream");
+    let mut lines = client.flows(&query, None).await.expect("a stream");
     let first: Flow = serde_json::from_slice(&lines.next().await.expect("a line").expect("a line"))
         .expect("a flow");
     assert_eq!(first.id, crate::api::tests::full_record().id);
@@ -82,7 +82,7 @@ async fn a_stream_without_follow_ends() {
     let (node, client, _folder) = pair().await;
     node.0.add(crate::api::tests::full_record());
     let mut lines = client
-        .stream("/v1/flows", &FlowQuery::default())
+        .flows(&FlowQuery::default(), None)
         .await
         .expect("a stream");
     assert!(lines.next().await.expect("a line").is_some());
@@ -92,17 +92,17 @@ async fn a_stream_without_follow_ends() {
 #[tokio::test]
 async fn questions_and_refusals_arrive() {
     let (_node, client, _folder) = pair().await;
-    let list: List<Workload> = client.get("/v1/workloads").await.expect("a list");
+    let list: List<Workload> = client.get("workloads", None).await.expect("a list");
     assert_eq!(list.kind, "WorkloadList");
-    let done: Vec<String> = client.post("/v1/uninstall").await.expect("done");
+    let done: Vec<String> = client.post("uninstall").await.expect("done");
     assert_eq!(done, ["gone"]);
     let error = client
-        .get::<Explanation>("/v1/explain?source=a%20b&destination=c")
+        .get::<Explanation>("explain?source=a%20b&destination=c", None)
         .await
         .expect_err("refused");
     assert_eq!(error.to_string(), "a b and c are not known");
     let error = client
-        .get::<Status>("/v9/status")
+        .get::<Status>("something", None)
         .await
         .expect_err("refused");
     assert!(error.to_string().contains("different versions"), "{error}");
@@ -112,16 +112,16 @@ async fn questions_and_refusals_arrive() {
 async fn no_agent_is_told_apart_from_a_slow_one() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("none.sock");
-    let client = Client::new(&path, Duration::from_millis(50));
+    let client = Client::of_node(&path, Duration::from_millis(50));
     let error = client
-        .get::<Status>("/v1/status")
+        .get::<Status>("status", None)
         .await
         .expect_err("nobody");
     assert!(matches!(error, ClientError::Unreachable { .. }), "{error}");
     // Accepts by way of the backlog, and never answers.
     let _listener = std::os::unix::net::UnixListener::bind(&path).expect("a socket");
     let error = client
-        .get::<Status>("/v1/status")
+        .get::<Status>("status", None)
         .await
         .expect_err("no answer");
     assert!(matches!(error, ClientError::TimedOut { .. }), "{error}");

@@ -1,0 +1,180 @@
+//! A cluster: the Kubernetes API server, asked with the caller's own rights. It answers for its own objects itself, and for
+//! the mesh by asking the controller.
+
+use axum::body::Bytes;
+use futures_util::StreamExt;
+use hyper::{Method, StatusCode};
+use mesh_kubernetes::raw::{Connection, SendError};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{Answer, ClientError, whole};
+use crate::api::objects::Problem;
+
+/// A cluster that can be asked.
+pub(crate) struct Cluster {
+    connection: Connection,
+}
+
+/// How the API server tells a failure.
+#[derive(Deserialize)]
+struct Status {
+    kind: String,
+    #[serde(default)]
+    message: String,
+}
+
+impl Cluster {
+    /// Makes one of a connection.
+    pub(crate) fn new(connection: Connection) -> Self {
+        Self { connection }
+    }
+
+    /// The API server's address.
+    pub(crate) fn server(&self) -> &str {
+        self.connection.server()
+    }
+
+    /// The namespace that is meant where none is said.
+    pub(crate) fn namespace(&self) -> &str {
+        self.connection.namespace()
+    }
+
+    /// An object of the cluster; `None` when it is not there.
+    pub(crate) async fn find(&self, path: &str) -> Result<Option<Value>, ClientError> {
+        let answer = self.send(Method::GET, path, None, Bytes::new()).await?;
+        let status = answer.status;
+        let body = whole(answer.body).await?;
+        match status {
+            StatusCode::NOT_FOUND => Ok(None),
+            status if status.is_success() => self.value(&body).map(Some),
+            status => Err(self.refusal(status, &body, false)),
+        }
+    }
+
+    /// Makes an object (which may be a question, such as a SelfSubjectAccessReview), and gives what became of it.
+    pub(crate) async fn create(&self, path: &str, object: &Value) -> Result<Value, ClientError> {
+        self.change(Method::POST, path, "application/json", object)
+            .await
+    }
+
+    /// Merges a patch into an object, and gives what became of it.
+    pub(crate) async fn merge(&self, path: &str, patch: &Value) -> Result<Value, ClientError> {
+        self.change(Method::PATCH, path, "application/merge-patch+json", patch)
+            .await
+    }
+
+    async fn change(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: &str,
+        object: &Value,
+    ) -> Result<Value, ClientError> {
+        let body = object.to_string().into();
+        let answer = self.send(method, path, Some(content_type), body).await?;
+        let status = answer.status;
+        let body = whole(answer.body).await?;
+        if status.is_success() {
+            return self.value(&body);
+        }
+        Err(self.refusal(status, &body, false))
+    }
+
+    fn value(&self, body: &[u8]) -> Result<Value, ClientError> {
+        serde_json::from_slice(body).map_err(|error| ClientError::Protocol {
+            whom: "API server",
+            what: error.to_string(),
+        })
+    }
+
+    /// Sends a request. What the answer means is for the caller.
+    pub(super) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: Option<&str>,
+        body: Bytes,
+    ) -> Result<Answer, ClientError> {
+        let answer = self
+            .connection
+            .send(method, path, content_type, body)
+            .await
+            .map_err(|error| match error {
+                SendError::NoAnswer(source) => ClientError::ApiServer {
+                    server: self.server().to_owned(),
+                    source,
+                },
+                SendError::Broken(source) => ClientError::Broken {
+                    whom: "API server",
+                    source,
+                },
+                error @ SendError::Request { .. } => ClientError::Protocol {
+                    whom: "API server",
+                    what: error.to_string(),
+                },
+            })?;
+        let body = answer.body.map(|chunk| {
+            chunk.map_err(|source| ClientError::Broken {
+                whom: "API server",
+                source: source.into(),
+            })
+        });
+        Ok(Answer {
+            status: answer.status,
+            body: Box::pin(body),
+        })
+    }
+
+    /// What an answer means that is no success. `of_mesh`: it was the controller that was asked.
+    pub(super) fn refusal(&self, status: StatusCode, body: &[u8], of_mesh: bool) -> ClientError {
+        let said = serde_json::from_slice::<Status>(body)
+            .ok()
+            .filter(|said| said.kind == "Status" && !said.message.is_empty());
+        let words = said.as_ref().map_or_else(
+            || String::from_utf8_lossy(body).trim().to_owned(),
+            |said| said.message.clone(),
+        );
+        let why = match words.is_empty() {
+            true => format!("HTTP status {status}"),
+            false => words,
+        };
+        match status {
+            StatusCode::UNAUTHORIZED => ClientError::NotAuthenticated {
+                server: self.server().to_owned(),
+                why,
+            },
+            StatusCode::FORBIDDEN => ClientError::Forbidden {
+                next: next_step(&why, of_mesh),
+                why,
+            },
+            // The API server's own, for a group that nobody has announced, is plain text.
+            StatusCode::NOT_FOUND if of_mesh && said.is_none() => ClientError::NotInstalled {
+                server: self.server().to_owned(),
+            },
+            StatusCode::BAD_GATEWAY
+            | StatusCode::SERVICE_UNAVAILABLE
+            | StatusCode::GATEWAY_TIMEOUT
+                if of_mesh =>
+            {
+                ClientError::ControllerAway { why }
+            }
+            _ if of_mesh => ClientError::Refused(Problem::new(why)),
+            _ => ClientError::ApiRefused(why),
+        }
+    }
+}
+
+/// What to do about a refusal, as the end of its sentence.
+fn next_step(why: &str, of_mesh: bool) -> String {
+    let everywhere = why.contains("at the cluster scope");
+    match (of_mesh, everywhere) {
+        (true, true) => "; you may be allowed to see a single namespace (-n NAMESPACE), or ask an administrator for the \
+                         ClusterRole warren-view"
+            .to_owned(),
+        (true, false) => {
+            "; ask an administrator to bind the ClusterRole warren-view to you in this namespace".to_owned()
+        }
+        (false, _) => String::new(),
+    }
+}
