@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest;
 use mesh_core::identity::TrustDomain;
+use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 
 use crate::{IdentityError, svid};
@@ -135,6 +136,18 @@ impl TrustBundle {
         Ok(Self(Arc::new(parts)))
     }
 
+    /// Takes root certificates, PEM, one after the other; anything else between them is left out.
+    ///
+    /// # Errors
+    /// [`IdentityError::Pem`], or as [`TrustBundle::from_der`].
+    pub fn from_pem(trust_domain: &TrustDomain, pem: &[u8]) -> Result<Self, IdentityError> {
+        let roots = certificates(pem).map_err(|why| IdentityError::Pem {
+            what: format!("the trust bundle of {trust_domain}"),
+            why,
+        })?;
+        Self::from_der(trust_domain, roots.iter().map(|root| root.to_vec()))
+    }
+
     /// The trust domain.
     pub fn trust_domain(&self) -> &TrustDomain {
         &self.0.trust_domain
@@ -148,6 +161,11 @@ impl TrustBundle {
     /// The roots as [`TrustBundle::from_der`] takes them.
     pub fn to_der(&self) -> Vec<Vec<u8>> {
         self.0.roots.iter().map(|root| root.der.to_vec()).collect()
+    }
+
+    /// The roots as [`TrustBundle::from_pem`] takes them.
+    pub fn to_pem(&self) -> String {
+        self.0.roots.iter().map(|root| pem(&root.der)).collect()
     }
 
     pub(crate) fn anchors(&self) -> &[TrustAnchor<'static>] {
@@ -198,4 +216,23 @@ impl fmt::Debug for TrustBundle {
             .field("roots", &names)
             .finish()
     }
+}
+
+/// Every certificate of a PEM text; at least one. An error is words without the place.
+pub(crate) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let all: Vec<_> = CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<_, _>>()
+        .map_err(|error| format!("it is not PEM ({error})"))?;
+    if all.is_empty() {
+        return Err("it holds no certificate (PEM)".to_owned());
+    }
+    Ok(all)
+}
+
+/// One certificate as PEM.
+pub(crate) fn pem(der: &CertificateDer<'_>) -> String {
+    pem::encode_config(
+        &pem::Pem::new("CERTIFICATE", der.to_vec()),
+        pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF),
+    )
 }

@@ -20,10 +20,11 @@ pub struct Failure {
 
 /// Explains an error of the TLS library.
 pub fn explain(error: &rustls::Error) -> Failure {
-    if let Some(refused) = refused(error) {
-        return identity(with_causes(refused));
-    }
     match error {
+        // The words of our own verifiers.
+        rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(refused))) => {
+            identity(with_causes(refused.as_ref()))
+        }
         rustls::Error::InvalidCertificate(_) => identity(error.to_string()),
         rustls::Error::NoCertificatesPresented => identity(SvidError::NoCertificate.to_string()),
         rustls::Error::AlertReceived(alert) => explain_alert(*alert),
@@ -98,7 +99,7 @@ fn protocol(detail: String) -> Failure {
     }
 }
 
-fn with_causes(error: &dyn std::error::Error) -> String {
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(next) = cause {

@@ -3,7 +3,8 @@
 //!
 //! | step | module |
 //! |---|---|
-//! | a root of trust lives in a directory and signs workload certificates | [`authority`] |
+//! | a root of trust, kept in a directory or in a Secret, signs certificates | [`authority`] |
+//! | a key is made where it is used, and a request for its certificate | [`request`] |
 //! | the agent holds one certificate per wanted identity and renews it in time | [`store`] |
 //! | the agent hands certificates with their keys to the worker | [`Certificate::to_handover`] |
 //! | the worker makes TLS configurations of them | [`tls`] |
@@ -20,24 +21,67 @@
 mod bundle;
 mod certificate;
 mod handover;
+mod key;
 
 pub mod authority;
 pub mod failure;
+pub mod node;
+pub mod request;
 pub mod store;
 pub mod svid;
 pub mod tls;
 
 pub use bundle::{Root, TrustBundle};
-pub use certificate::Certificate;
-pub use svid::SvidError;
+pub use certificate::{Certificate, NodeCertificate, ServerCertificate};
+pub use node::NodeIdentity;
+pub use svid::{ServerIdentity, SvidError};
 
 /// Why a certificate, a bundle or a TLS configuration cannot be made.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum IdentityError {
-    /// A certificate that does not follow the rules for workload certificates.
-    #[error("this is not a usable workload certificate")]
+    /// A certificate that does not follow the rules for its kind, or does not verify.
+    #[error("this is not a usable certificate")]
     Certificate(#[from] SvidError),
+    /// A certificate that was signed for another key than the one that waits for it.
+    #[error("the certificate of {identity} is for another key than the one that was made for it")]
+    OtherKey {
+        /// Whose certificate.
+        identity: String,
+    },
+    /// A certificate that was signed for somebody else than the one that waits for it.
+    #[error("a certificate of {got} came back, {wanted} was asked for")]
+    OtherIdentity {
+        /// Who was asked for.
+        wanted: String,
+        /// Whose it is.
+        got: String,
+    },
+    /// A certificate that nobody waits for.
+    #[error(
+        "no certificate of {identity} is awaited: it is no longer wanted, or the answer was late"
+    )]
+    NotAwaited {
+        /// Whose certificate.
+        identity: String,
+    },
+    /// Making a key, or a request for its certificate, failed.
+    #[error("cannot make a key and a certificate request for {identity}")]
+    Request {
+        /// Whose.
+        identity: String,
+        /// What the library says.
+        #[source]
+        source: rcgen::Error,
+    },
+    /// Certificates that cannot be read from a text.
+    #[error("{what} cannot be read: {why}")]
+    Pem {
+        /// What was read.
+        what: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The private key cannot be used.
     #[error(
         "the private key of {identity} cannot be used, or is not the one that its certificate certifies"

@@ -1,151 +1,53 @@
-//! The embedded certificate authority: a root key in a directory that the nodes share, which signs workload certificates.
+//! The certificate authority: a root key that signs certificates, and the roots that are trusted beside it.
 //!
-//! Files: `bundle.pem` (every trusted root), `signer.pem` and `signer.key` (the root that signs), and while a rotation is
-//! prepared `next.pem` and `next.key`. Each is replaced as a whole, by a rename; whoever reads or writes more than one
-//! holds the lock file. All calls block on the file system.
+//! It is kept as five parts ([`material`]): `bundle.pem` (every trusted root), `signer.pem` and `signer.key` (the root that
+//! signs), and while a rotation is prepared `next.pem` and `next.key`. On hosts they are files of a directory that the
+//! nodes share ([`Authority::open_or_create`]): each is replaced as a whole, by a rename, and whoever reads or writes more
+//! than one holds the lock file; those calls block on the file system. In a cluster they are the data of one Secret
+//! ([`Authority::from_material`]), which only the controller reads. Both are the same authority, with the same rotation.
 //!
-//! It must not know which identities a node may have: whoever calls [`Authority::issue`] has decided that.
+//! It must not know which identities a node may have: whoever calls [`Authority::issue`] or [`Authority::sign_request`] has
+//! decided that.
 
 mod directory;
+mod error;
+pub mod material;
 mod rotation;
 mod sign;
+mod state;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use mesh_core::identity::{SpiffeId, TrustDomain};
+use rustls_pki_types::{CertificateDer, DnsName};
 
-pub use rotation::{Phase, Step};
+pub use self::error::{AuthorityError, Place};
+pub use self::material::Material;
+pub use self::rotation::{Phase, Step};
 
 use self::directory::{Directory, Stamp};
-use self::sign::Signer;
-use crate::{Certificate, Root, TrustBundle};
-
-/// Why the authority cannot do what it was asked to.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum AuthorityError {
-    /// The file system said no.
-    #[error("cannot {action} {}", path.display())]
-    File {
-        /// What was tried.
-        action: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// The operating system's words.
-        #[source]
-        source: std::io::Error,
-    },
-    /// A file that is there, but is not what it should be.
-    #[error(
-        "{} is damaged: {why}; restore it from a backup, or remove the directory to begin with a new root",
-        path.display()
-    )]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it; never quotes a key.
-        why: String,
-    },
-    /// Some of the files are there, some are not, and none can be made from the others.
-    #[error(
-        "the certificate authority in {} is incomplete: {missing} is missing; restore it from a backup, or remove the directory to begin with a new root",
-        directory.display()
-    )]
-    Incomplete {
-        /// The directory.
-        directory: PathBuf,
-        /// The file.
-        missing: &'static str,
-    },
-    /// The directory belongs to another mesh.
-    #[error(
-        "the certificate authority in {} is of trust domain {found}, not {expected}; set trustDomain to {found}, or use another directory",
-        directory.display()
-    )]
-    ForeignTrustDomain {
-        /// The directory.
-        directory: PathBuf,
-        /// Its trust domain.
-        found: String,
-        /// The one asked for.
-        expected: TrustDomain,
-    },
-    /// Somebody else than the owner may read or write the private key.
-    #[error("{} may be used by others (mode {mode:o}): chmod 600 it, and rotate the root if others could read it", path.display())]
-    KeyExposed {
-        /// The file.
-        path: PathBuf,
-        /// Its permissions.
-        mode: u32,
-    },
-    /// A rotation step out of order.
-    #[error("{step} is not due: {why}; the next step is {next}")]
-    NotDue {
-        /// The step asked for.
-        step: &'static str,
-        /// Why not.
-        why: &'static str,
-        /// The step that is due.
-        next: &'static str,
-    },
-    /// An identity of another mesh.
-    #[error(
-        "{identity} is not of trust domain {trust_domain}, which is all that this authority signs for"
-    )]
-    ForeignIdentity {
-        /// The identity.
-        identity: SpiffeId,
-        /// The authority's trust domain.
-        trust_domain: TrustDomain,
-    },
-    /// A lifetime that no certificate can have.
-    #[error("a certificate lifetime of {} ms is too short; at least 1 s is needed", lifetime.as_millis())]
-    Lifetime {
-        /// The lifetime asked for.
-        lifetime: Duration,
-    },
-    /// The signing root's own time is over, or has not come.
-    #[error("the root {root} is not valid now; compare the clock, or rotate the root")]
-    RootNotValid {
-        /// Its name.
-        root: String,
-    },
-    /// Making a key or a signature failed.
-    #[error("cannot make {what}")]
-    Sign {
-        /// What was being made.
-        what: &'static str,
-        /// What the library says.
-        #[source]
-        source: rcgen::Error,
-    },
-    /// What was made does not follow our own rules.
-    #[error("cannot use the certificate made for {what}: {why}")]
-    Unusable {
-        /// What it was for.
-        what: String,
-        /// Which rule.
-        why: String,
-    },
-}
+use self::state::State;
+use crate::node::NodeIdentity;
+use crate::request::ProvenKey;
+use crate::svid::{ServerIdentity, Subject};
+use crate::{Certificate, Root, ServerCertificate, TrustBundle};
 
 /// A root of trust that can sign, and the roots that are trusted beside it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Authority {
-    directory: Directory,
     trust_domain: TrustDomain,
     state: State,
-    stamp: Stamp,
+    home: Home,
 }
 
-/// What the directory holds.
-#[derive(Debug)]
-struct State {
-    signer: Signer,
-    bundle: TrustBundle,
-    /// A root that is to sign next: already in the bundle, unless a staging was interrupted.
-    staged: Option<Signer>,
+/// Where it is kept.
+#[derive(Clone, Debug)]
+enum Home {
+    /// In a directory, as of a stamp.
+    Directory { directory: Directory, stamp: Stamp },
+    /// By whoever gave the material.
+    Elsewhere(Place),
 }
 
 /// What [`Authority::reload`] found.
@@ -160,8 +62,8 @@ pub struct Reloaded {
 /// The authority, as people look at it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Description {
-    /// Where it lives.
-    pub directory: PathBuf,
+    /// Where it is kept.
+    pub place: Place,
     /// For whom it signs.
     pub trust_domain: TrustDomain,
     /// How far a rotation of the root is.
@@ -205,19 +107,50 @@ impl Authority {
         let directory = Directory::create(directory)?;
         let lock = directory.lock()?;
         let stamp = directory.stamp();
-        if !directory.has_authority()? {
-            let signer = Signer::generate(trust_domain, SystemTime::now())?;
-            tracing::info!(root = signer.root().name(), %trust_domain, "made a new root");
-            directory.write_new(&signer)?;
-        }
+        directory.create_authority(|| {
+            let state = State::generate(trust_domain, SystemTime::now())?;
+            tracing::info!(root = state.signer.root().name(), %trust_domain, "made a new root");
+            Ok(state)
+        })?;
         let state = directory.read(trust_domain)?;
         drop(lock);
         Ok(Self {
-            directory,
             trust_domain: trust_domain.clone(),
             state,
-            stamp,
+            home: Home::Directory { directory, stamp },
         })
+    }
+
+    /// Takes an authority that somebody else keeps. Its rotation steps happen in memory: [`Authority::material`] is then
+    /// to be stored, as a whole, provided that nobody else has changed it since. Take a step on a clone, so that nothing is
+    /// signed by a root that could not be stored.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the material.
+    pub fn from_material(
+        material: &Material,
+        trust_domain: &TrustDomain,
+    ) -> Result<Self, AuthorityError> {
+        Ok(Self {
+            trust_domain: trust_domain.clone(),
+            state: State::read(material, trust_domain)?.state,
+            home: Home::Elsewhere(material.place().clone()),
+        })
+    }
+
+    /// Takes what is kept now instead of what was known. On an error the authority stays as it was.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the material.
+    pub fn replace(&mut self, material: &Material) -> Result<Reloaded, AuthorityError> {
+        let next = Self::from_material(material, &self.trust_domain)?;
+        self.home = next.home;
+        Ok(self.set(next.state))
+    }
+
+    /// Itself, as it is to be kept.
+    pub fn material(&self) -> Material {
+        self.state.to_material(self.place())
     }
 
     /// Issues a certificate with a new key. It is back-dated by five minutes for peers whose clocks are behind, and never
@@ -244,13 +177,63 @@ impl Authority {
         lifetime: Duration,
         now: SystemTime,
     ) -> Result<Certificate, AuthorityError> {
-        if identity.trust_domain() != &self.trust_domain {
-            return Err(AuthorityError::ForeignIdentity {
-                identity: identity.clone(),
-                trust_domain: self.trust_domain.clone(),
-            });
-        }
+        self.check_domain(identity)?;
         self.state.signer.issue(identity, lifetime, now)
+    }
+
+    /// Issues the certificate of a server of the control plane, with a new key: for nodes, who expect the identity, and for
+    /// others, who know its DNS names only.
+    ///
+    /// # Errors
+    /// As [`Authority::issue`], and [`AuthorityError::DnsName`].
+    pub fn issue_server(
+        &self,
+        identity: &SpiffeId,
+        dns_names: &[String],
+        lifetime: Duration,
+        now: SystemTime,
+    ) -> Result<ServerCertificate, AuthorityError> {
+        for name in dns_names {
+            if DnsName::try_from(name.as_str()).is_err() {
+                return Err(AuthorityError::DnsName {
+                    identity: identity.to_string(),
+                    name: name.clone(),
+                });
+            }
+        }
+        let server = ServerIdentity::new(identity.clone(), dns_names.to_vec());
+        self.check_domain(&server)?;
+        self.state.signer.issue(&server, lifetime, now)
+    }
+
+    /// Signs a certificate for a workload whose key is elsewhere, and gives the chain, leaf first. Of the request (PKCS #10,
+    /// DER) it takes the public key, a P-256 one that the sender has proven to have the private half of, and nothing else:
+    /// the identity is the caller's decision.
+    ///
+    /// # Errors
+    /// [`AuthorityError::Request`] for what is the sender's fault; else as [`Authority::issue`].
+    pub fn sign_request(
+        &self,
+        csr: &[u8],
+        identity: &SpiffeId,
+        lifetime: Duration,
+        now: SystemTime,
+    ) -> Result<Vec<CertificateDer<'static>>, AuthorityError> {
+        self.sign(csr, identity, lifetime, now)
+    }
+
+    /// [`Authority::sign_request`] for a node's certificate.
+    ///
+    /// # Errors
+    /// As [`Authority::sign_request`].
+    pub fn sign_node_request(
+        &self,
+        csr: &[u8],
+        node: &NodeIdentity,
+        lifetime: Duration,
+        now: SystemTime,
+    ) -> Result<Vec<CertificateDer<'static>>, AuthorityError> {
+        self.sign(csr, node, lifetime, now)
     }
 
     /// The trust domain it signs for.
@@ -268,21 +251,26 @@ impl Authority {
         self.state.signer.root()
     }
 
-    /// Reads the directory again if it has changed since. On an error the authority stays as it was.
+    /// Reads the directory again if it has changed since; an authority that is kept elsewhere is never found changed
+    /// ([`Authority::replace`]). On an error the authority stays as it was.
     ///
     /// # Errors
     /// Whatever is wrong with the directory now.
     pub fn reload(&mut self) -> Result<Reloaded, AuthorityError> {
-        if self.directory.stamp() == self.stamp {
+        let Home::Directory { directory, stamp } = &self.home else {
+            return Ok(Reloaded::default());
+        };
+        if directory.stamp() == *stamp {
             return Ok(Reloaded::default());
         }
-        let _lock = self.directory.lock()?;
-        self.read_again()
+        let directory = directory.clone();
+        let _lock = directory.lock()?;
+        self.read_again(&directory)
     }
 
     /// Itself, for people.
     pub fn describe(&self) -> Description {
-        let staged = self.state.staged.as_ref().map(Signer::root);
+        let staged = self.state.staged.as_ref().map(|staged| staged.root());
         let role = |root: &Root| {
             if root == self.signer() {
                 Role::Signing
@@ -293,7 +281,7 @@ impl Authority {
             }
         };
         Description {
-            directory: self.directory.path().to_owned(),
+            place: self.place(),
             trust_domain: self.trust_domain.clone(),
             phase: self.phase(),
             roots: self
@@ -306,16 +294,56 @@ impl Authority {
         }
     }
 
+    fn sign<S: Subject>(
+        &self,
+        csr: &[u8],
+        subject: &S,
+        lifetime: Duration,
+        now: SystemTime,
+    ) -> Result<Vec<CertificateDer<'static>>, AuthorityError> {
+        self.check_domain(subject)?;
+        let key = ProvenKey::read(csr).map_err(|source| AuthorityError::Request {
+            identity: subject.to_string(),
+            source,
+        })?;
+        let signer = &self.state.signer;
+        Ok(vec![signer.sign(subject, &key, lifetime, now)?])
+    }
+
+    fn check_domain<S: Subject>(&self, subject: &S) -> Result<(), AuthorityError> {
+        if subject.domain() == &self.trust_domain {
+            return Ok(());
+        }
+        Err(AuthorityError::ForeignIdentity {
+            identity: subject.to_string(),
+            trust_domain: self.trust_domain.clone(),
+        })
+    }
+
+    fn place(&self) -> Place {
+        match &self.home {
+            Home::Directory { directory, .. } => directory.place(),
+            Home::Elsewhere(place) => place.clone(),
+        }
+    }
+
     /// Replaces the state by what the directory holds; the lock is held by the caller.
-    fn read_again(&mut self) -> Result<Reloaded, AuthorityError> {
-        let stamp = self.directory.stamp();
-        let state = self.directory.read(&self.trust_domain)?;
+    fn read_again(&mut self, directory: &Directory) -> Result<Reloaded, AuthorityError> {
+        let stamp = directory.stamp();
+        let state = directory.read(&self.trust_domain)?;
+        self.home = Home::Directory {
+            directory: directory.clone(),
+            stamp,
+        };
+        Ok(self.set(state))
+    }
+
+    fn set(&mut self, state: State) -> Reloaded {
         let reloaded = Reloaded {
             bundle: state.bundle != self.state.bundle,
             signer: state.signer.root() != self.state.signer.root(),
         };
         self.state = state;
-        self.stamp = stamp;
-        Ok(reloaded)
+        reloaded
     }
 }

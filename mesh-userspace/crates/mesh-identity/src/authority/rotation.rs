@@ -7,14 +7,14 @@
 //! ```
 //!
 //! Before `activate`, every node must have the bundle with B; before `finish`, every certificate that A signed must have
-//! been replaced. Nodes do both on their own within moments ([`Authority::reload`]), so that what remains is to wait for
-//! the slowest. A step that was taken before is no error; a step out of order is, and says which one is due.
+//! been replaced. Nodes do both on their own within moments ([`Authority::reload`]; in a cluster the controller tells
+//! them), so that what remains is to wait for the slowest. A step that was taken before is no error; a step out of order
+//! is, and says which one is due.
 
 use std::time::SystemTime;
 
-use super::directory::{NEXT, SIGNER};
-use super::sign::Signer;
-use super::{Authority, AuthorityError};
+use super::state::State;
+use super::{Authority, AuthorityError, Home};
 
 /// How far a rotation is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -59,12 +59,7 @@ pub enum Step {
 impl Authority {
     /// How far a rotation is.
     pub fn phase(&self) -> Phase {
-        let roots = self.state.bundle.roots();
-        match &self.state.staged {
-            Some(staged) if roots.contains(staged.root()) => Phase::Staged,
-            _ if roots.len() > 1 => Phase::Activated,
-            _ => Phase::Stable,
-        }
+        self.state.phase()
     }
 
     /// Makes the next root and adds it to the bundle.
@@ -72,31 +67,11 @@ impl Authority {
     /// # Errors
     /// [`AuthorityError::NotDue`] while the rotation before is not finished; or the directory's.
     pub fn stage(&mut self) -> Result<Step, AuthorityError> {
-        let _lock = self.directory.lock()?;
-        self.read_again()?;
-        match self.phase() {
-            Phase::Staged => return Ok(Step::TakenBefore),
-            Phase::Activated => {
-                return Err(self.not_due("stage", "the rotation before is not finished"));
-            }
-            Phase::Stable => {}
+        let taken = self.rotate(|state| state.stage(SystemTime::now()))?;
+        if let (Step::Taken, Some(next)) = (taken, &self.state.staged) {
+            tracing::info!(root = next.root().name(), "the next root is trusted");
         }
-        // A staging that was interrupted left a root that nobody has seen; it serves as well as another.
-        let next = match self.state.staged.take() {
-            Some(next) => next,
-            None => {
-                let next = Signer::generate(&self.trust_domain, SystemTime::now())?;
-                self.directory.write_pair(NEXT, &next)?;
-                next
-            }
-        };
-        let mut roots: Vec<_> = self.state.bundle.roots().iter().collect();
-        roots.push(next.root());
-        let roots: Vec<_> = roots.into_iter().map(crate::Root::der).collect();
-        self.directory.write_bundle(&roots)?;
-        tracing::info!(root = next.root().name(), "the next root is trusted");
-        self.read_again()?;
-        Ok(Step::Taken)
+        Ok(taken)
     }
 
     /// Lets the staged root sign. The key of the root before is gone with this.
@@ -104,20 +79,11 @@ impl Authority {
     /// # Errors
     /// [`AuthorityError::NotDue`] when no root is staged; or the directory's.
     pub fn activate(&mut self) -> Result<Step, AuthorityError> {
-        let _lock = self.directory.lock()?;
-        self.read_again()?;
-        let phase = self.phase();
-        match (&self.state.staged, phase) {
-            (Some(next), Phase::Staged) => {
-                self.directory.write_pair(SIGNER, next)?;
-                self.directory.remove_pair(NEXT)?;
-                tracing::info!(root = next.root().name(), "the next root signs");
-                self.read_again()?;
-                Ok(Step::Taken)
-            }
-            (_, Phase::Activated) => Ok(Step::TakenBefore),
-            _ => Err(self.not_due("activate", "no root is staged")),
+        let taken = self.rotate(State::activate)?;
+        if taken == Step::Taken {
+            tracing::info!(root = self.signer().name(), "the next root signs");
         }
+        Ok(taken)
     }
 
     /// Takes every root out of the bundle except the one that signs.
@@ -125,25 +91,33 @@ impl Authority {
     /// # Errors
     /// [`AuthorityError::NotDue`] while the old root still signs; or the directory's.
     pub fn finish(&mut self) -> Result<Step, AuthorityError> {
-        let _lock = self.directory.lock()?;
-        self.read_again()?;
-        match self.phase() {
-            Phase::Stable => Ok(Step::TakenBefore),
-            Phase::Staged => Err(self.not_due("finish", "the old root still signs")),
-            Phase::Activated => {
-                self.directory.write_bundle(&[self.signer().der()])?;
-                tracing::info!(root = self.signer().name(), "only the new root is trusted");
-                self.read_again()?;
-                Ok(Step::Taken)
-            }
+        let taken = self.rotate(State::finish)?;
+        if taken == Step::Taken {
+            tracing::info!(root = self.signer().name(), "only the new root is trusted");
         }
+        Ok(taken)
     }
 
-    fn not_due(&self, step: &'static str, why: &'static str) -> AuthorityError {
-        AuthorityError::NotDue {
-            step,
-            why,
-            next: self.phase().next_step(),
-        }
+    /// Takes a step, as of what is kept now, and keeps what comes of it.
+    fn rotate(
+        &mut self,
+        step: impl FnOnce(&State) -> Result<Option<State>, AuthorityError>,
+    ) -> Result<Step, AuthorityError> {
+        let Home::Directory { directory, .. } = &self.home else {
+            let Some(next) = step(&self.state)? else {
+                return Ok(Step::TakenBefore);
+            };
+            self.state = next;
+            return Ok(Step::Taken);
+        };
+        let directory = directory.clone();
+        let _lock = directory.lock()?;
+        self.read_again(&directory)?;
+        let Some(next) = step(&self.state)? else {
+            return Ok(Step::TakenBefore);
+        };
+        directory.replace(&self.state, &next)?;
+        self.read_again(&directory)?;
+        Ok(Step::Taken)
     }
 }

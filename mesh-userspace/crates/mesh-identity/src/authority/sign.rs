@@ -1,18 +1,19 @@
-//! One root with its key: making it, and signing workload certificates with it. It must not know files.
+//! One root with its key: making it, and signing certificates with it. It must not know where it is kept.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use mesh_core::identity::{SpiffeId, TrustDomain};
-use rcgen::string::Ia5String;
+use mesh_core::identity::TrustDomain;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyUsagePurpose,
+    PublicKeyData, SerialNumber,
 };
 use rustls_pki_types::CertificateDer;
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
 use super::AuthorityError;
+use crate::key::Key;
+use crate::svid::{Subject, uri};
 use crate::{Certificate, Root, svid};
 
 /// Peers whose clocks are behind by up to this much accept a new certificate at once.
@@ -25,15 +26,6 @@ const SHORTEST_LIFETIME: Duration = Duration::from_secs(1);
 pub(super) struct Signer {
     root: Root,
     key: Key,
-}
-
-/// A key that is wiped when it is dropped, and never printed.
-pub(super) struct Key(pub(super) KeyPair);
-
-impl Drop for Key {
-    fn drop(&mut self) {
-        self.0.zeroize();
-    }
 }
 
 impl fmt::Debug for Signer {
@@ -54,7 +46,7 @@ impl Signer {
             what: "a root certificate",
             source,
         };
-        let key = Key(KeyPair::generate().map_err(failed)?);
+        let key = Key::generate().map_err(failed)?;
         let certificate = root_params(trust_domain, now)
             .and_then(|params| params.self_signed(&key.0))
             .map_err(failed)?;
@@ -88,13 +80,34 @@ impl Signer {
         Zeroizing::new(self.key.0.serialize_pem())
     }
 
-    /// Issues a workload certificate with a new key, as of `now`.
-    pub(super) fn issue(
+    /// Issues a certificate with a new key, as of `now`.
+    pub(super) fn issue<S: Subject>(
         &self,
-        identity: &SpiffeId,
+        subject: &S,
         lifetime: Duration,
         now: SystemTime,
-    ) -> Result<Certificate, AuthorityError> {
+    ) -> Result<Certificate<S>, AuthorityError> {
+        let key = Key::generate().map_err(|source| AuthorityError::Sign {
+            what: "a private key",
+            source,
+        })?;
+        let certificate = self.sign(subject, &key.0, lifetime, now)?;
+        Certificate::new(vec![certificate], key.to_der(), now).map_err(|source| {
+            AuthorityError::Unusable {
+                what: subject.to_string(),
+                why: source.to_string(),
+            }
+        })
+    }
+
+    /// Signs a certificate for a public key, as of `now`.
+    pub(super) fn sign<S: Subject>(
+        &self,
+        subject: &S,
+        key: &impl PublicKeyData,
+        lifetime: Duration,
+        now: SystemTime,
+    ) -> Result<CertificateDer<'static>, AuthorityError> {
         if lifetime < SHORTEST_LIFETIME {
             return Err(AuthorityError::Lifetime { lifetime });
         }
@@ -103,22 +116,15 @@ impl Signer {
                 root: self.root.name().to_owned(),
             });
         }
-        let failed = |source| AuthorityError::Sign {
-            what: "a workload certificate",
-            source,
-        };
-        let key = Key(KeyPair::generate().map_err(failed)?);
-        let issuer = Issuer::from_ca_cert_der(self.root.der(), &self.key.0).map_err(failed)?;
-        let certificate = leaf_params(identity, self.validity(lifetime, now))
-            .and_then(|params| params.signed_by(&key.0, &issuer))
-            .map_err(failed)?;
-        let key = Zeroizing::new(key.0.serialize_der());
-        Certificate::new(vec![certificate.into()], key, now).map_err(|source| {
-            AuthorityError::Unusable {
-                what: identity.to_string(),
-                why: source.to_string(),
-            }
-        })
+        Issuer::from_ca_cert_der(self.root.der(), &self.key.0)
+            .and_then(|issuer| {
+                leaf_params(subject, self.validity(lifetime, now))?.signed_by(key, &issuer)
+            })
+            .map(Into::into)
+            .map_err(|source| AuthorityError::Sign {
+                what: "a certificate",
+                source,
+            })
     }
 
     /// Never longer than the root's own: path validation does not compare the two.
@@ -139,7 +145,7 @@ impl Signer {
 /// Whether a certificate's public key is that of `key`.
 pub(super) fn certifies(certificate: &CertificateDer<'_>, key: &Key) -> Result<bool, String> {
     let certificate = svid::parse(certificate).map_err(|error| error.to_string())?;
-    Ok(certificate.public_key().raw == key.0.subject_public_key_info())
+    Ok(certificate.public_key().raw == key.public())
 }
 
 fn root_params(
@@ -167,8 +173,8 @@ fn root_params(
     Ok(params)
 }
 
-fn leaf_params(
-    identity: &SpiffeId,
+fn leaf_params<S: Subject>(
+    subject: &S,
     (not_before, not_after): (SystemTime, SystemTime),
 ) -> Result<CertificateParams, rcgen::Error> {
     let mut params = CertificateParams::default();
@@ -176,19 +182,12 @@ fn leaf_params(
     params.not_after = not_after.into();
     params.serial_number = Some(SerialNumber::from_slice(&serial()));
     params.distinguished_name = DistinguishedName::new();
-    params.subject_alt_names = vec![uri(&identity.to_string())?];
+    params.subject_alt_names = subject.names()?;
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![
-        ExtendedKeyUsagePurpose::ServerAuth,
-        ExtendedKeyUsagePurpose::ClientAuth,
-    ];
+    params.extended_key_usages = S::PURPOSES.to_extension();
     params.use_authority_key_identifier_extension = true;
     Ok(params)
-}
-
-fn uri(text: &str) -> Result<SanType, rcgen::Error> {
-    Ok(SanType::URI(Ia5String::try_from(text)?))
 }
 
 /// 16 random bytes as a positive integer that needs no padding (RFC 5280 §4.1.2.2).
