@@ -5,6 +5,7 @@
 //! |---|---|
 //! | a root of trust, kept in a directory or in a Secret, signs certificates | [`authority`] |
 //! | a key is made where it is used, and a request for its certificate | [`request`] |
+//! | the controller signs requests, for what a node may have and nothing else | [`registrar`] |
 //! | the agent holds one certificate per wanted identity and renews it in time | [`store`] |
 //! | the agent hands certificates with their keys to the worker | [`Certificate::to_handover`] |
 //! | the worker makes TLS configurations of them | [`tls`] |
@@ -26,6 +27,7 @@ mod key;
 pub mod authority;
 pub mod failure;
 pub mod node;
+pub mod registrar;
 pub mod request;
 pub mod store;
 pub mod svid;
