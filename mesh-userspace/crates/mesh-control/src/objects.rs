@@ -158,6 +158,9 @@ pub struct EndpointSpec {
     /// Its own port.
     #[serde(default)]
     pub port: Option<u16>,
+    /// Its own ports, by the port that clients dial; `None`: it does not offer that one.
+    #[serde(default)]
+    pub ports: BTreeMap<u16, Option<u16>>,
     /// Share.
     pub weight: u32,
     /// Labels of its own.

@@ -383,6 +383,7 @@ fn endpoint(spec: &EndpointSpec, index: &WorkloadIndex<'_>) -> Option<Endpoint> 
     Some(Endpoint {
         address,
         port: spec.port,
+        ports: spec.ports.clone(),
         weight: spec.weight,
         labels,
         workload,

@@ -269,7 +269,8 @@ pub(crate) fn compile<S: std::hash::BuildHasher>(
                 .and_then(|(route, index)| route.rules.get(*index));
             let backends = |family: Family| match rule {
                 None => {
-                    let endpoints = service.endpoints.iter().map(|it| family.prefer(it));
+                    let offering = service.endpoints.iter().filter(|it| it.offers(port));
+                    let endpoints = offering.map(|it| family.prefer(it));
                     let name = service.name.to_string();
                     [RoutedBackend::new(name, 1, endpoints.collect(), *port)].into()
                 }
@@ -305,7 +306,14 @@ fn resolve<S: std::hash::BuildHasher>(
     let Some(service) = services.get(&backend.service) else {
         return RoutedBackend::new(name, backend.weight, Vec::new(), dialled);
     };
-    let port = backend_port(service, dialled.port);
+    let port = match backend.port {
+        None => backend_port(service, dialled.port),
+        // The one that is asked for, or none: another one is not what was meant.
+        Some(wanted) => match service.ports.iter().find(|port| port.port == wanted) {
+            Some(port) => Some(*port),
+            None => return RoutedBackend::new(name, backend.weight, Vec::new(), dialled),
+        },
+    };
     let wanted: Option<&Labels> = match &backend.subset {
         None => None,
         Some(subset) => match service.subsets.get(subset) {
@@ -317,7 +325,10 @@ fn resolve<S: std::hash::BuildHasher>(
         .endpoints
         .iter()
         // Without a matching port only an endpoint that brings its own is reachable; guessing would misdeliver.
-        .filter(|endpoint| port.is_some() || endpoint.port.is_some())
+        .filter(|endpoint| match &port {
+            Some(port) => endpoint.offers(port),
+            None => endpoint.port.is_some(),
+        })
         .filter(|endpoint| wanted.is_none_or(|labels| selects(labels, &endpoint.labels)))
         .map(|endpoint| family.prefer(endpoint))
         .collect();

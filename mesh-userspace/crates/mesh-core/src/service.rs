@@ -39,6 +39,9 @@ pub struct Endpoint {
     pub address: IpAddr,
     /// Its port, when it differs from the service's target port.
     pub port: Option<u16>,
+    /// The same for single ports of the service, by the port that clients dial; `None`: it does not offer that one.
+    #[serde(default)]
+    pub ports: BTreeMap<u16, Option<u16>>,
     /// Share among the endpoints of its subset; 0 takes no new connection.
     pub weight: u32,
     /// Labels, as subsets match them.
@@ -50,7 +53,13 @@ pub struct Endpoint {
 impl Endpoint {
     /// The address of the application for a service port.
     pub fn socket_addr(&self, port: &ServicePort) -> SocketAddr {
-        SocketAddr::new(self.address, self.port.unwrap_or(port.target_port))
+        let own = self.ports.get(&port.port).copied().flatten().or(self.port);
+        SocketAddr::new(self.address, own.unwrap_or(port.target_port))
+    }
+
+    /// Whether it offers a service port.
+    pub fn offers(&self, port: &ServicePort) -> bool {
+        self.ports.get(&port.port).is_none_or(Option::is_some)
     }
 }
 
@@ -83,6 +92,9 @@ pub struct Backend {
     pub service: Name,
     /// The subset of it; `None` for all endpoints.
     pub subset: Option<String>,
+    /// The port of that service; `None` for the one that stands for the dialled port.
+    #[serde(default)]
+    pub port: Option<u16>,
     /// Share of connections: weight divided by the sum of the rule's weights.
     pub weight: u32,
 }

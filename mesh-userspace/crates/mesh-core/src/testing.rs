@@ -1,5 +1,6 @@
 //! Small worlds for the tests of the decisions.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -55,6 +56,7 @@ pub(crate) fn shop() -> World {
         Arc::new(Endpoint {
             address: version.addresses[0],
             port: None,
+            ports: BTreeMap::new(),
             weight: 1,
             labels: version.labels.clone(),
             workload: Some(Arc::clone(version)),
@@ -97,6 +99,7 @@ pub(crate) fn split(backends: &[(&str, u32)]) -> Arc<Route> {
                 .map(|(subset, weight)| Backend {
                     service: Name::new("shop", "web"),
                     subset: Some((*subset).to_owned()),
+                    port: None,
                     weight: *weight,
                 })
                 .collect(),

@@ -52,12 +52,14 @@ fn one_of_each() -> Vec<Fact> {
                 EndpointSpec {
                     place: Place::Workload(name("web-0")),
                     port: None,
+                    ports: BTreeMap::from([(80, Some(8082)), (81, None)]),
                     weight: 1,
                     labels: BTreeMap::new(),
                 },
                 EndpointSpec {
                     place: Place::Address("10.0.0.9".parse().expect("an address")),
                     port: Some(8081),
+                    ports: BTreeMap::new(),
                     weight: 2,
                     labels: labels.clone(),
                 },
@@ -74,6 +76,7 @@ fn one_of_each() -> Vec<Fact> {
                 backends: vec![Backend {
                     service: name("web"),
                     subset: Some("v1".to_owned()),
+                    port: Some(8080),
                     weight: 9,
                 }],
             }],

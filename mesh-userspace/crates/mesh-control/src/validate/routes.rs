@@ -226,6 +226,7 @@ impl Checker<'_> {
         Some(Backend {
             service: name,
             subset,
+            port: None,
             weight: match weight {
                 None => 1,
                 Some(weight) => weight.get()?.0,

@@ -199,6 +199,7 @@ impl Checker<'_> {
                 None => None,
                 Some(port) => Some(port.get()?.0),
             },
+            ports: BTreeMap::new(),
             weight: match weight {
                 None => 1,
                 Some(weight) => weight.get()?.0,

@@ -144,6 +144,44 @@ fn a_backend_service_is_reached_on_the_port_that_stands_for_the_dialled_one() {
     );
     check(with_ports(&[(99, 3)]), "10.200.0.9:80", &told("10.2.0.3:3"));
     check(with_ports(&[(81, 1), (82, 2)]), "10.200.0.9:80", &told(""));
+    // A backend that names its port gets that one or none.
+    let named = |ports: &[(u16, u16)]| {
+        let mut world = with_ports(ports);
+        let mut route = route.clone();
+        route.rules[0].backends[0].port = Some(82);
+        world.routes = vec![Arc::new(route)];
+        world
+    };
+    check(
+        named(&[(80, 1), (82, 2)]),
+        "10.200.0.9:80",
+        &told("10.2.0.3:2"),
+    );
+    check(named(&[(80, 1)]), "10.200.0.9:80", &told(""));
+}
+
+#[test]
+fn an_endpoint_may_have_a_port_of_its_own_for_a_service_port_or_none() {
+    let mut world = shop();
+    let service = Arc::make_mut(&mut world.services[0]);
+    service.ports.push(ServicePort {
+        port: 81,
+        target_port: 8181,
+    });
+    let own: [&[(u16, Option<u16>)]; 2] = [&[(80, Some(9000))], &[(81, None)]];
+    for (endpoint, own) in service.endpoints.iter_mut().zip(own) {
+        Arc::make_mut(endpoint).ports = own.iter().copied().collect();
+    }
+    check(
+        world.clone(),
+        "10.200.0.9:80",
+        "web.shop via no route: web.shop*1 [10.2.0.3:9000 10.2.0.4:8080]",
+    );
+    check(
+        world,
+        "10.200.0.9:81",
+        "web.shop via no route: web.shop*1 [10.2.0.3:8181]",
+    );
 }
 
 #[test]

@@ -120,6 +120,7 @@ impl Scene {
                 Arc::new(ServiceEndpoint {
                     address: workload.addresses[0],
                     port: None,
+                    ports: Default::default(),
                     weight: 1,
                     labels: workload.labels.clone(),
                     workload: Some(Arc::clone(workload)),
@@ -202,6 +203,7 @@ impl Scene {
             service.endpoints = vec![Arc::new(ServiceEndpoint {
                 address: endpoint,
                 port: None,
+                ports: Default::default(),
                 weight: 1,
                 labels: Default::default(),
                 workload: None,
