@@ -64,8 +64,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     match &options.verb {
         Verb::Setup => return setup(),
         Verb::Up { nodes } => {
-            setup()?;
-            deps::ensure(TO_RUN)?;
+            prepare()?;
             program.args(["up", "--nodes", &nodes.to_string()]);
         }
         Verb::Down => {
@@ -103,15 +102,21 @@ fn helper() -> Command {
     Command::new(workspace::target().join("debug").join("warren-kubernetes"))
 }
 
+/// Sees to everything that a cluster needs; an error says why there can be none on this machine.
+pub(crate) fn prepare() -> Result<()> {
+    build()?;
+    setup()?;
+    deps::ensure(TO_RUN)
+}
+
 /// A cluster for stories: the one that runs already, or one that is taken down at the end.
 pub(crate) struct Running {
     ours: bool,
 }
 
 impl Running {
-    /// Sees to everything; an error says why there can be no cluster on this machine.
+    /// Brings one up, unless one runs, after [`prepare`].
     pub(crate) fn bring_up() -> Result<Self> {
-        build()?;
         let status = helper()
             .arg("status")
             .output()
@@ -120,8 +125,6 @@ impl Running {
             eprintln!("the stories are told in the cluster that runs on this machine");
             return Ok(Self { ours: false });
         }
-        setup()?;
-        deps::ensure(TO_RUN)?;
         run::step(helper().arg("up"))?;
         Ok(Self { ours: true })
     }

@@ -30,6 +30,9 @@ use crate::host::requires::{Need, SKIP, met};
 /// The longest that a story may take.
 const LIMIT: Duration = Duration::from_secs(290);
 
+/// Pods have half a minute, unless they ask for less.
+const FAREWELL: Duration = Duration::from_secs(60);
+
 /// What a story works with.
 #[derive(Debug)]
 pub struct Story<'a> {
@@ -84,8 +87,17 @@ fn in_namespace(
     if told.is_err() {
         eprintln!("{}\n{}", story.kubectl.describe_pods(), cluster.logs());
     }
-    let removed = kubectl.delete(&["namespace", &namespace]);
-    told.and(removed)
+    told.and(leave(&story.kubectl))
+}
+
+/// The namespace itself goes in its own time, which is long; what runs in it is gone when this comes back.
+fn leave(kubectl: &Kubectl) -> Result<()> {
+    let namespace = kubectl.namespace();
+    kubectl.run(&["delete", "namespace", namespace, "--wait=false"])?;
+    let pods = ["pods"];
+    kubectl.eventually("all pods are gone", FAREWELL, &pods, |list| {
+        list["items"].as_array()?.is_empty().then_some(())
+    })
 }
 
 /// A story that hangs is ended; so is its cluster, if nobody else's.

@@ -1,5 +1,6 @@
-//! `cargo xtask test`: builds the eBPF object, the binary and every test; runs the units, then the stories in the
-//! simulated cluster; looks whether anything was left behind; runs the fuzz targets for a while. Skipped stories are counted, with the reason.
+//! `cargo xtask test`: builds the eBPF object, the binary and every test; runs the units, then the stories in simulated
+//! clusters, then those in a real one; looks whether anything was left behind; runs the fuzz targets for a while. Skipped
+//! stories are counted, with the reason.
 
 mod leftovers;
 mod stories;
@@ -9,7 +10,8 @@ mod units;
 use anyhow::{Result, bail};
 use clap::Args;
 
-use crate::{deps, ebpf, fuzz, workspace};
+use crate::{deps, ebpf, fuzz, kubernetes, workspace};
+use stories::{Stories, Tier};
 use totals::Totals;
 
 /// How long each fuzz target runs.
@@ -19,14 +21,17 @@ const FUZZ_SECONDS: u32 = 30;
 pub(crate) struct Options {
     /// Run only tests whose name contains this.
     filter: Option<String>,
-    /// Only the stories (root tests in the simulated cluster).
-    #[arg(long, conflicts_with = "units")]
+    /// Only the stories in simulated clusters (root tests).
+    #[arg(long, group = "only")]
     stories: bool,
+    /// Only the stories in a real Kubernetes cluster (root tests).
+    #[arg(long, group = "only")]
+    kubernetes: bool,
     /// Only the units (no root needed).
-    #[arg(long)]
+    #[arg(long, group = "only")]
     units: bool,
     /// Only the fuzz targets (no root needed).
-    #[arg(long, conflicts_with_all = ["stories", "units"])]
+    #[arg(long, group = "only")]
     fuzz: bool,
     /// How many stories or fuzz targets run at the same time.
     #[arg(long, default_value_t = 2)]
@@ -38,12 +43,19 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let object = ebpf::build(&workspace::root())?;
     let mut totals = Totals::default();
 
-    let all = !options.units && !options.stories && !options.fuzz;
+    let all = !(options.units || options.stories || options.kubernetes || options.fuzz);
     if all || options.units {
         totals.add(units::run(&object, filter)?);
     }
+    let mut tiers = Vec::new();
     if all || options.stories {
-        totals.add(run_stories(options, filter)?);
+        tiers.push(Tier::Simulated);
+    }
+    if all || options.kubernetes {
+        tiers.push(Tier::Kubernetes);
+    }
+    if !tiers.is_empty() {
+        totals.add(run_stories(&tiers, options.jobs, filter)?);
     }
     if options.fuzz || (all && filter.is_none()) {
         totals.add(fuzz::Fuzz::build()?.run(filter, FUZZ_SECONDS, options.jobs)?);
@@ -68,38 +80,59 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn run_stories(options: &Options, filter: Option<&str>) -> Result<Totals> {
-    if workspace::is_root() {
-        deps::ensure(&[
-            "ip",
-            "tcpdump",
-            "bpftool",
-            "nginx",
-            "redis-server",
-            "redis-benchmark",
-            "postgres",
-            "pgbench",
-            "wrk",
-            "curl",
-            "mariadbd",
-            "mariadb",
-        ])?;
-    }
+fn run_stories(tiers: &[Tier], jobs: usize, filter: Option<&str>) -> Result<Totals> {
     let warren = workspace::build_warren(false)?;
-    let stories = stories::Stories::build(&warren, filter)?;
-    if !workspace::is_root() {
-        return Ok(stories.all_skipped(
-            "needs root: namespaces, cgroups and eBPF; run `sudo -E cargo xtask test`",
-        ));
+    let stories = Stories::build(&warren, filter)?;
+    let mut totals = Totals::default();
+    for tier in tiers {
+        let stories = stories.of(*tier);
+        if stories.is_empty() {
+            continue;
+        }
+        if !workspace::is_root() {
+            totals.add(stories.all_skipped(
+                "needs root: namespaces, cgroups and eBPF; run `sudo -E cargo xtask test`",
+            ));
+            continue;
+        }
+        totals.add(match tier {
+            Tier::Simulated => run_simulated(stories, jobs)?,
+            Tier::Kubernetes => run_in_kubernetes(stories)?,
+        });
+    }
+    Ok(totals)
+}
+
+fn run_simulated(stories: Stories, jobs: usize) -> Result<Totals> {
+    deps::ensure(&[
+        "ip",
+        "tcpdump",
+        "bpftool",
+        "nginx",
+        "redis-server",
+        "redis-benchmark",
+        "postgres",
+        "pgbench",
+        "wrk",
+        "curl",
+        "mariadbd",
+        "mariadb",
+    ])?;
+    let before = leftovers::Snapshot::take();
+    let mut totals = stories.run(Tier::Simulated, jobs)?;
+    totals.note("nothing is left behind", before.nothing_left());
+    Ok(totals)
+}
+
+fn run_in_kubernetes(stories: Stories) -> Result<Totals> {
+    // What cannot be had here is no fault of what is tested; a cluster that does not come up is.
+    if let Err(error) = kubernetes::prepare() {
+        return Ok(stories.all_skipped(&format!("no cluster can be made: {error:#}")));
     }
     let before = leftovers::Snapshot::take();
-    let mut totals = stories.run(options.jobs.max(1))?;
-    // Its own line in the totals: a leak is a failure even when every story passed.
-    match before.nothing_left() {
-        Ok(()) => totals.passed += 1,
-        Err(error) => totals
-            .failed
-            .push(format!("nothing is left behind: {error:#}")),
-    }
+    let cluster = kubernetes::Running::bring_up()?;
+    let mut totals = stories.run(Tier::Kubernetes, 1)?;
+    totals.note("nothing is left of the cluster", cluster.take_down());
+    totals.note("nothing is left behind", before.nothing_left());
     Ok(totals)
 }

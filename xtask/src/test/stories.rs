@@ -1,8 +1,10 @@
-//! The stories: each in a process of its own, a few at a time, with its output kept and shown only when it fails.
+//! The stories: each in a process of its own, with its output kept and shown only when it fails; those in simulated
+//! clusters a few at a time.
 //!
 //! One process per story, so that one that hangs or dies takes no other with it, and cargo's harness is still what runs it.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -16,24 +18,70 @@ use serde::Deserialize;
 use super::totals::Totals;
 use crate::{run, workspace};
 
-/// A story ends itself after two minutes; this is for one that cannot.
-const DEADLINE: Duration = Duration::from_secs(180);
-
 /// More failures than this are not tried again.
 const LUCK: usize = 8;
 
 /// What a story prints when the kernel or the machine lacks what it needs.
 const SKIP: &str = "warren-skip: ";
 
+/// Where stories are told.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Tier {
+    /// In simulated clusters: every story makes its own.
+    Simulated,
+    /// In a real Kubernetes cluster, which all share.
+    Kubernetes,
+}
+
+impl Tier {
+    /// The tier of a test binary, by its name.
+    fn of(target: &str) -> Self {
+        if target.starts_with("kubernetes") {
+            Self::Kubernetes
+        } else {
+            Self::Simulated
+        }
+    }
+
+    /// How many are told at the same time.
+    fn jobs(self, asked: usize) -> usize {
+        match self {
+            Self::Simulated => asked.max(1),
+            // What one does to a node, or to the mesh on it, is felt by all.
+            Self::Kubernetes => 1,
+        }
+    }
+
+    /// Stories end themselves after two minutes, in a real cluster after five; this is for one that cannot.
+    fn deadline(self) -> Duration {
+        match self {
+            Self::Simulated => Duration::from_secs(180),
+            Self::Kubernetes => Duration::from_secs(300),
+        }
+    }
+}
+
+impl fmt::Display for Tier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Simulated => "stories in simulated clusters",
+            Self::Kubernetes => "stories in a real cluster",
+        })
+    }
+}
+
 /// One `#[test]` of one test binary.
+#[derive(Clone)]
 struct Story {
+    tier: Tier,
     /// `capture::fast_open`.
     name: String,
     binary: PathBuf,
     test: String,
 }
 
-/// Every story, built and listed.
+/// Stories, built and listed.
+#[derive(Clone)]
 pub(super) struct Stories {
     warren: PathBuf,
     stories: Vec<Story>,
@@ -80,6 +128,17 @@ impl Stories {
         })
     }
 
+    /// Only those of a tier.
+    pub(super) fn of(&self, tier: Tier) -> Self {
+        let mut stories = self.clone();
+        stories.stories.retain(|story| story.tier == tier);
+        stories
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.stories.is_empty()
+    }
+
     pub(super) fn all_skipped(self, reason: &str) -> Totals {
         Totals {
             skipped: self
@@ -91,24 +150,25 @@ impl Stories {
         }
     }
 
-    pub(super) fn run(self, jobs: usize) -> Result<Totals> {
+    /// Tells stories of one tier.
+    pub(super) fn run(self, tier: Tier, jobs: usize) -> Result<Totals> {
         let started = Instant::now();
         let logs = workspace::target().join("stories");
         fs::create_dir_all(&logs).with_context(|| format!("create {}", logs.display()))?;
-        println!("\nrunning {} stories", self.stories.len());
+        println!("\nrunning {} {tier}", self.stories.len());
 
         let warren = self.warren;
         let open = Mutex::new(VecDeque::from(self.stories));
         let failed = Mutex::new(Vec::new());
         let totals = Mutex::new(Totals::default());
         thread::scope(|scope| {
-            for _ in 0..jobs {
+            for _ in 0..tier.jobs(jobs) {
                 scope.spawn(|| {
                     while let Some(story) = next(&open) {
                         let outcome = story.run(&warren, &logs);
                         if let Outcome::Failed(_) = outcome {
                             let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
-                            failed.push(story.again());
+                            failed.push(story.clone());
                         }
                         let mut totals = totals.lock().unwrap_or_else(PoisonError::into_inner);
                         outcome.note(&story.name, &mut totals);
@@ -164,6 +224,7 @@ fn list(target: &str, binary: &Path) -> Result<Vec<Story>> {
         .lines()
         .filter_map(|line| line.strip_suffix(": test"))
         .map(|test| Story {
+            tier: Tier::of(target),
             name: format!("{target}::{test}"),
             binary: binary.to_path_buf(),
             test: test.to_owned(),
@@ -197,15 +258,6 @@ impl Outcome {
 }
 
 impl Story {
-    fn again(&self) -> Self {
-        let Self { name, binary, test } = self;
-        Self {
-            name: name.clone(),
-            binary: binary.clone(),
-            test: test.clone(),
-        }
-    }
-
     fn run(&self, warren: &Path, logs: &Path) -> Outcome {
         let started = Instant::now();
         let log = logs.join(format!("{}.log", self.name.replace("::", "-")));
@@ -236,15 +288,15 @@ impl Story {
             .stderr(output)
             .spawn()
             .with_context(|| format!("start {}", self.binary.display()))?;
-        let started = Instant::now();
+        let (started, deadline) = (Instant::now(), self.tier.deadline());
         loop {
             if let Some(status) = child.try_wait().context("wait for the story")? {
                 return Ok(status.success());
             }
-            if started.elapsed() > DEADLINE {
+            if started.elapsed() > deadline {
                 child.kill().context("end the story")?;
                 child.wait().context("wait for the story")?;
-                anyhow::bail!("it did not end within {} s", DEADLINE.as_secs());
+                anyhow::bail!("it did not end within {} s", deadline.as_secs());
             }
             thread::sleep(Duration::from_millis(50));
         }

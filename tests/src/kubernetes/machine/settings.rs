@@ -39,7 +39,7 @@ pub(super) fn write(node: Node, root: &Path) -> Result<()> {
     let resolver = root.join("etc/resolv.conf");
     match fs::remove_file(&resolver) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(error).context("remove the node's resolv.conf");
+            Err(error).context("remove the node's resolv.conf")
         }
         _ => put(root, "/etc/resolv.conf", "nameserver 127.0.0.1\n"),
     }

@@ -1,0 +1,243 @@
+//! The real cluster itself, without the mesh: what the other cluster stories rely on must hold before it is taken away.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use mesh_tests::eventually::{eventually, until};
+use mesh_tests::kubernetes::kubectl::{Kubectl, Pod};
+use mesh_tests::kubernetes::load::{Load, Pace};
+use mesh_tests::kubernetes::story::story;
+use mesh_tests::probe::Report;
+
+/// From a manifest to pods that are ready, beside whatever else the machine does.
+const ROLLOUT: Duration = Duration::from_secs(90);
+
+/// Two replicas that echo on port 8080, one per node; a client on the first node; a service, and one without an address.
+const SHOP: &str = "
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      topologySpreadConstraints:
+      - maxSkew: 1
+        topologyKey: kubernetes.io/hostname
+        whenUnsatisfiable: DoNotSchedule
+        labelSelector: {matchLabels: {app: web}}
+      containers:
+      - name: web
+        image: registry.local/probe:1
+        imagePullPolicy: Never
+        args: [serve, 8080=echo]
+        readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: client}
+spec:
+  nodeName: node1
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: client
+    image: registry.local/probe:1
+    imagePullPolicy: Never
+    command: [sleep, infinity]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: headless}
+spec: {clusterIP: None, selector: {app: web}, ports: [{port: 8080}]}
+";
+
+/// Brings the shop up; gives the replicas.
+fn open(kubectl: &Kubectl) -> Result<Vec<Pod>> {
+    kubectl.apply(SHOP)?;
+    kubectl.rolled_out("deployment/web", ROLLOUT)?;
+    kubectl.wait("condition=Ready", &["pod/client"], ROLLOUT)?;
+    kubectl.ready_pods("app=web")
+}
+
+fn service(kubectl: &Kubectl) -> Result<SocketAddr> {
+    let address: IpAddr = kubectl
+        .at(&["service", "web"], "/spec/clusterIP")?
+        .parse()
+        .context("read the address of the service")?;
+    Ok(SocketAddr::new(address, 80))
+}
+
+fn dial(kubectl: &Kubectl, to: SocketAddr) -> Result<Report> {
+    let to = format!("--to={to}");
+    let said = kubectl.exec("client", &["warren-probe", "dial", &to, "--send=hello"])?;
+    serde_json::from_str(&said).with_context(|| format!("read {said:?}"))
+}
+
+#[test]
+fn pods_on_both_nodes_reach_each_other() -> Result<()> {
+    story("reach", |told| {
+        let kubectl = &told.kubectl;
+        let pods = open(kubectl)?;
+        let mut nodes: Vec<&str> = pods.iter().map(|pod| pod.node.as_str()).collect();
+        nodes.sort_unstable();
+        ensure!(nodes == ["node1", "node2"], "{pods:?}");
+
+        for pod in &pods {
+            let report = dial(kubectl, SocketAddr::new(pod.address, 8080))?;
+            ensure!(report.received == "hello", "{pod:?}: {report:?}");
+            // No address translation between pods: the server sees the client itself.
+            let client = report.local.context("the client has no address")?;
+            let seen = kubectl.logs(&pod.name)?;
+            ensure!(
+                seen.contains(&format!("\"peer\":\"{client}\"")),
+                "{client}: {seen}"
+            );
+        }
+
+        let report = dial(kubectl, service(kubectl)?)?;
+        ensure!(report.received == "hello", "{report:?}");
+
+        let endpoints = kubectl.get(&["endpoints", "headless"])?;
+        let mut found: Vec<IpAddr> = endpoints["subsets"][0]["addresses"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|address| address["ip"].as_str()?.parse().ok())
+            .collect();
+        let mut expected: Vec<IpAddr> = pods.iter().map(|pod| pod.address).collect();
+        found.sort_unstable();
+        expected.sort_unstable();
+        ensure!(found == expected, "{endpoints}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_pod_can_be_looked_into() -> Result<()> {
+    story("look", |told| {
+        let kubectl = &told.kubectl;
+        let pods = open(kubectl)?;
+        for pod in &pods {
+            let name = kubectl.exec(&pod.name, &["hostname"])?;
+            ensure!(name.trim() == pod.name, "{pod:?}: {name:?}");
+            let log = kubectl.logs(&pod.name)?;
+            ensure!(
+                log.starts_with("{\"event\":\"listening\"}"),
+                "{pod:?}: {log}"
+            );
+        }
+
+        // The process is the last of this machine's that knows the port, so it runs where the API server can be reached.
+        let forward = ["port-forward", "deployment/web", "18080:8080"];
+        let mut forward = kubectl.start(&forward)?;
+        let line = forward.line(Duration::from_secs(20))?;
+        ensure!(
+            line.starts_with("Forwarding from 127.0.0.1:18080"),
+            "{line}"
+        );
+        let report = kubectl
+            .launch(mesh_tests::host::binary::helper("warren-probe")?)
+            .args(["dial", "--to=127.0.0.1:18080", "--send=hello"])
+            .run()?;
+        ensure!(report.contains("\"received\":\"hello\""), "{report}");
+        forward.kill()
+    })
+}
+
+#[test]
+fn every_failure_under_load_is_counted() -> Result<()> {
+    story("load", |told| {
+        let kubectl = &told.kubectl;
+        open(kubectl)?;
+        let to = service(kubectl)?;
+        let time = Duration::from_secs(3);
+        let paced = Load::start(kubectl, "client", to, Pace::GENTLE, time)?
+            .finish(time + Duration::from_secs(20))?;
+        ensure!(paced.failed() == 0, "{paced:?}");
+        // The machine may be busy: half of what was asked for is proof enough that there was load.
+        ensure!(paced.requests > 150 && paced.connections > 30, "{paced:?}");
+
+        let mut load = Load::start(
+            kubectl,
+            "client",
+            to,
+            Pace::GENTLE,
+            Duration::from_secs(100),
+        )?;
+        kubectl.run(&["scale", "deployment/web", "--replicas=0"])?;
+        until("the replicas are gone", ROLLOUT, || {
+            Ok(kubectl.list(&["pods", "--selector=app=web"])?.is_empty())
+        })?;
+        ensure!(load.goes_on()?, "the load ended by itself");
+        let paced = load.stop()?;
+        ensure!(
+            paced.failed() > 0,
+            "nobody serves, and nothing failed: {paced:?}"
+        );
+        Ok(())
+    })
+}
+
+#[test]
+fn what_a_node_runs_is_started_again() -> Result<()> {
+    story("restart", |told| {
+        for name in ["node1", "node2"] {
+            let machine = told.cluster.machine(name)?;
+            let before = machine.run(&["pidof", "kubelet"])?;
+            machine.kill("kubelet")?;
+            let after = eventually("a new kubelet", Duration::from_secs(20), || {
+                Ok(Some(machine.run(&["pidof", "kubelet"])?).filter(|now| *now != before))
+            })?;
+            ensure!(
+                machine.is_running(),
+                "{name} has ended; its kubelet was {after}"
+            );
+        }
+        open(&told.kubectl).map(drop)
+    })
+}
+
+/// The pod speaks no TLS, so the API server's complaint tells whom it has asked: the pod, at the pod's address.
+#[test]
+fn an_aggregated_api_is_asked_at_its_pods() -> Result<()> {
+    const API: &str = "
+apiVersion: apiregistration.k8s.io/v1
+kind: APIService
+metadata: {name: v1.harness.warren.dev}
+spec:
+  group: harness.warren.dev
+  version: v1
+  groupPriorityMinimum: 100
+  versionPriority: 100
+  insecureSkipTLSVerify: true
+  service: {name: web, namespace: story-aggregation, port: 80}
+";
+    story("aggregation", |told| {
+        let pods = open(&told.kubectl)?;
+        told.kubectl.apply(API)?;
+        let api = ["apiservice", "v1.harness.warren.dev"];
+        let said = told
+            .kubectl
+            .eventually("an answer", ROLLOUT, &api, |object| {
+                let conditions = object["status"]["conditions"].as_array()?;
+                let message = conditions.first()?["message"].as_str()?;
+                message.contains("https://").then(|| message.to_owned())
+            });
+        told.kubectl.delete(&api)?;
+        let said = said?;
+        let asked = pods
+            .iter()
+            .any(|pod| said.contains(&format!("https://{}:8080/", pod.address)));
+        ensure!(asked, "{said}: {pods:?}");
+        Ok(())
+    })
+}
