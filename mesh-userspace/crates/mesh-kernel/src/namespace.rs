@@ -54,6 +54,19 @@ pub fn addresses_of(namespace: BorrowedFd<'_>) -> io::Result<Vec<IpAddr>> {
         .collect())
 }
 
+/// Whether a network namespace has an interface whose other end is in the calling thread's, the node's.
+///
+/// # Errors
+/// The descriptor is not a network namespace, or we may not enter it.
+pub fn is_connected(namespace: BorrowedFd<'_>) -> io::Result<bool> {
+    for interface in visit(namespace, interfaces::list)? {
+        if interfaces::host_end(&interface, namespace)?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Whether a network namespace is the node's own: the one that this process is in.
 ///
 /// # Errors

@@ -9,6 +9,7 @@ use mesh_core::workload::WorkloadId;
 use mesh_kernel::{Class, EnrolRequest, GuardMode, ListenerKind, Purpose, Reason, Target, Udp};
 use socket2::Socket;
 
+use crate::application::Application;
 use crate::node::{
     SERVICE, SERVICE6, TUNNEL_PORT, accept, counter, destination, eventually, isolated, listener,
     origin,
@@ -147,6 +148,53 @@ fn arrivals_are_given_to_the_tunnel_and_plaintext_listeners() {
             server.says()?;
             let mut client = node.start(0, &format!("dial {}:8080", node.pods[1].addresses[0]))?;
             ensure!(client.says()?.starts_with("failed TimedOut"));
+            Ok(())
+        },
+    );
+}
+
+#[test]
+fn what_kubelet_dials_reaches_the_application_itself() {
+    isolated(
+        "capture::what_kubelet_dials_reaches_the_application_itself",
+        |node| {
+            let mut kernel = node.open()?;
+            let prepared = node.enrol(&mut kernel, 1)?;
+            let mut server = node.start(1, "serve 0.0.0.0:8080")?;
+            server.says()?;
+            let probe = format!("dial {}:8080", node.pods[1].addresses[0]);
+            let ask = |cgroup: &std::path::Path| Application::start(cgroup, &probe);
+
+            // From the node, but nobody was said to be kubelet.
+            let mut other = ask(&node.elsewhere)?;
+            let mut accepted = accept(listener(&prepared, ListenerKind::Plaintext, false)?)?;
+            accepted.write_all(b"proxied")?;
+            drop(accepted);
+            other.says()?;
+            ensure!(other.says()? == "got proxied");
+
+            kernel.set_kubelet(Some(&node.elsewhere))?;
+            let mut kubelet = ask(&node.elsewhere)?;
+            kubelet.says()?;
+            ensure!(
+                kernel
+                    .set_kubelet(Some(std::path::Path::new("/tmp")))
+                    .is_err()
+            );
+            ensure!(counter(&kernel, WorkloadId(2), Reason::InboundKubelet) == 1);
+            drop(kubelet);
+
+            // What it was told outlives the agent; and it is that cgroup, not the whole node.
+            drop(kernel);
+            let mut kernel = node.open()?;
+            let mut kubelet = ask(&node.elsewhere)?;
+            kubelet.says()?;
+            ensure!(counter(&kernel, WorkloadId(2), Reason::InboundKubelet) == 2);
+            kernel.set_kubelet(None)?;
+            let mut nobody = ask(&node.elsewhere)?;
+            nobody.says()?;
+            ensure!(counter(&kernel, WorkloadId(2), Reason::InboundKubelet) == 2);
+            ensure!(counter(&kernel, WorkloadId(2), Reason::InboundPlaintext) == 2);
             Ok(())
         },
     );
