@@ -1,0 +1,53 @@
+//! Answers to questions that came through the controller, each on a stream of its own: whoever reads slowly holds up
+//! nothing else, and the stream's end tells that nobody wants more.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_util::StreamExt;
+use futures_util::stream::{self, BoxStream, Stream};
+use tokio::sync::oneshot;
+
+use crate::channel::Channel;
+use crate::proto;
+use crate::proto::answer_part::Part;
+use crate::question::{Answers, Question, parts};
+
+/// Answers one question.
+pub(super) async fn answer(channel: Channel, answers: Arc<dyn Answers>, question: proto::Question) {
+    let id = question.id;
+    let (working, over) = oneshot::channel();
+    let said = said(&*answers, question, over);
+    if let Err(status) = channel.distribution().answer(said).await {
+        tracing::debug!(id, why = status.message(), "an answer was not taken");
+    }
+    // Ends the answer, wherever it is: nobody takes more of it.
+    drop(working);
+}
+
+/// The question's number at once, then the answer, until it is over.
+fn said(
+    answers: &dyn Answers,
+    question: proto::Question,
+    over: oneshot::Receiver<()>,
+) -> Said {
+    let first = proto::AnswerPart {
+        part: Some(Part::Question(question.id)),
+    };
+    let answer = answers.answer(Question::from_wire(question));
+    let rest = stream::once(answer).flat_map(parts);
+    let all = stream::once(std::future::ready(first)).chain(rest);
+    Said(all.take_until(over).boxed())
+}
+
+/// What is said, as a type with a name: the compiler cannot tell that a future is `Send` which gives tonic a boxed stream.
+struct Said(BoxStream<'static, proto::AnswerPart>);
+
+impl Stream for Said {
+    type Item = proto::AnswerPart;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_next_unpin(cx)
+    }
+}
