@@ -117,8 +117,33 @@ fn pods_on_both_nodes_reach_each_other() -> Result<()> {
         found.sort_unstable();
         expected.sort_unstable();
         ensure!(found == expected, "{endpoints}");
-        Ok(())
+        names(kubectl, &expected)
     })
+}
+
+/// The same by name, in every form that a pod may use.
+fn names(kubectl: &Kubectl, pods: &[IpAddr]) -> Result<()> {
+    let service = service(kubectl)?.ip();
+    let namespace = kubectl.namespace();
+    for (name, expected) in [
+        ("web".to_owned(), &[service][..]),
+        (format!("web.{namespace}"), &[service]),
+        (format!("web.{namespace}.svc.cluster.local."), &[service]),
+        ("headless".to_owned(), pods),
+    ] {
+        until(&format!("{name} leads to {expected:?}"), ROLLOUT, || {
+            let said = kubectl.exec("client", &["warren-probe", "resolve", &name])?;
+            let mut found: Vec<IpAddr> = serde_json::from_str(&said)?;
+            found.sort_unstable();
+            Ok(found == expected)
+        })?;
+    }
+    let nobody = kubectl.exec("client", &["warren-probe", "resolve", "nobody"]);
+    ensure!(
+        nobody.is_err(),
+        "a name that nobody has leads to {nobody:?}"
+    );
+    Ok(())
 }
 
 #[test]

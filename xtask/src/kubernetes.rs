@@ -23,7 +23,7 @@ const TO_MAKE: &[&str] = &[
 ];
 
 /// Programs of which a running cluster consists, beside those that were made.
-const TO_RUN: &[&str] = &["etcd", "ip"];
+const TO_RUN: &[&str] = &["curl", "etcd", "ip"];
 
 #[derive(Args)]
 pub(crate) struct Options {

@@ -16,7 +16,7 @@ use mesh_tests::host::requires::{Need, met};
 use mesh_tests::kubernetes::cache::Cache;
 use mesh_tests::kubernetes::cluster::{self, Cluster};
 use mesh_tests::kubernetes::layout::{CONTROL, MOST_NODES, Node, folder};
-use mesh_tests::kubernetes::{leak, machine};
+use mesh_tests::kubernetes::{dns, leak, machine};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -54,6 +54,9 @@ enum Verb {
         #[arg(required = true)]
         archives: Vec<PathBuf>,
     },
+    /// Serve the cluster's names.
+    #[command(hide = true)]
+    Dns,
     /// Leave this machine's namespaces for those of a node.
     #[command(hide = true)]
     Machine { number: u8, cache: PathBuf },
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
         Verb::Down => cluster::down(),
         Verb::Status => status(),
         Verb::Import { archives } => import(&archives),
+        Verb::Dns => dns::serve(),
         Verb::Machine { number, cache } => machine::enter(Node(number), &cache),
         Verb::Init { number, cache } => machine::init(Node(number), &cache),
     };

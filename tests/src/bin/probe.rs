@@ -1,6 +1,7 @@
 //! `warren-probe`: the applications of the stories, one mode each. See the module `probe` of this package.
 
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -105,6 +106,11 @@ enum Mode {
         /// How many.
         #[arg(long)]
         connections: u32,
+    },
+    /// Look a name up, as every program does; its IPv4 addresses, once each.
+    Resolve {
+        /// The name.
+        name: String,
     },
     /// Send packets made by hand.
     Forge {
@@ -229,6 +235,16 @@ fn main() -> Result<()> {
             target,
             connections,
         } => hold::run(target.to, connections, target.patience()),
+        Mode::Resolve { name } => {
+            let found: BTreeSet<_> = (name.as_str(), 0)
+                .to_socket_addrs()
+                .with_context(|| format!("look {name} up"))?
+                .map(|address| address.ip())
+                .filter(IpAddr::is_ipv4)
+                .collect();
+            println!("{}", serde_json::to_string(&found)?);
+            Ok(())
+        }
         Mode::Forge {
             source,
             to,

@@ -16,7 +16,7 @@ use super::kubectl::Kubectl;
 use super::layout::{self, CONTROL, Node};
 use super::machine::{self, Machine};
 use super::{control_plane, hierarchy, images, leak, network, pki};
-use crate::host::cgroup;
+use crate::host::{binary, cgroup};
 
 /// From the start of the kubelets until all nodes are ready.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -151,6 +151,29 @@ impl Cluster {
         self.machines()?
             .iter()
             .try_for_each(|machine| machine.import(archive))
+    }
+
+    /// Puts the product on every node, unless this very build is there already; gives the name of its image.
+    pub fn import_warren(&self) -> Result<&'static str> {
+        let program = binary::warren()?;
+        let about =
+            fs::metadata(&program).with_context(|| format!("look at {}", program.display()))?;
+        let build = format!(
+            "{} {:?} {}",
+            program.display(),
+            about.modified()?,
+            about.len()
+        );
+        let stamp = layout::folder().join("warren.imported");
+        if fs::read_to_string(&stamp).is_ok_and(|imported| imported == build) {
+            return Ok(images::WARREN);
+        }
+        let archive = layout::folder().join("warren.tar");
+        images::write_warren(&archive, &program)?;
+        self.import(&archive)?;
+        fs::remove_file(&archive).with_context(|| format!("remove {}", archive.display()))?;
+        fs::write(&stamp, build).with_context(|| format!("write {}", stamp.display()))?;
+        Ok(images::WARREN)
     }
 
     /// Lets it run on when this is dropped.

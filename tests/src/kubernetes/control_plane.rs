@@ -10,12 +10,14 @@ use anyhow::{Context as _, Result, bail};
 use super::build::tail;
 use super::cache::Cache;
 use super::daemon::Daemon;
+use super::dns;
 use super::kubectl::Kubectl;
 use super::layout::{API_SERVER, CONTROL, PODS, SERVICES, control_folder, pki_folder};
+use super::machine;
 use super::pki::{FRONT_PROXY, KUBELET_CLIENT};
 use crate::eventually::eventually_every;
-use crate::host::cgroup;
 use crate::host::command::run;
+use crate::host::{binary, cgroup};
 
 /// The API server migrates its storage and makes its own objects before it is ready: 4 s, on a busy machine several times
 /// that.
@@ -58,6 +60,9 @@ pub(super) fn start(cache: &Cache, kubectl: &Kubectl) -> Result<()> {
     let mut api_server = control_plane.start_api_server()?;
     control_plane.wait_ready(&mut api_server, kubectl)?;
     kubectl.apply(ROLES)?;
+    kubectl.apply(&dns::manifest())?;
+    let helper = binary::helper(machine::HELPER)?;
+    control_plane.run(&helper, "dns", &["dns".to_owned()])?;
     control_plane.start_client("kube-controller-manager", "controller-manager", |pki| {
         let file = |name: &str| pki.join(name).display().to_string();
         vec![

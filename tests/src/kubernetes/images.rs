@@ -29,6 +29,9 @@ pub const BUSYBOX: &str = "registry.local/busybox:1";
 /// The applications of the stories: `warren-probe`, beside a shell and small tools.
 pub const PROBE: &str = "registry.local/probe:1";
 
+/// The product, under the name that its chart expects.
+pub const WARREN: &str = concat!("warren:", env!("CARGO_PKG_VERSION"));
+
 /// Waits, reaps, and ends when it is told to.
 const PAUSE_SOURCE: &str = "#include <signal.h>
 #include <stdlib.h>
@@ -65,6 +68,13 @@ pub(super) fn make(into: &Path, root: &Path) -> Result<()> {
 pub(super) fn write_probe(to: &Path, root: &Path) -> Result<()> {
     with_shell(Image::new(PROBE, &["/bin/warren-probe"]), root)?
         .program("/bin/warren-probe", &binary::helper("warren-probe")?)?
+        .write(to)
+}
+
+/// The image of the product, with the libraries that a debug build needs.
+pub(super) fn write_warren(to: &Path, program: &Path) -> Result<()> {
+    Image::new(WARREN, &["/warren"])
+        .program("/warren", program)?
         .write(to)
 }
 

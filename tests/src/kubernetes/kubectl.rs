@@ -24,7 +24,8 @@ pub struct Kubectl {
     kubeconfig: PathBuf,
     /// Where the API server can be reached; everywhere, when absent.
     network: Option<&'static str>,
-    namespace: String,
+    /// Objects that name none are in `default`, when absent.
+    namespace: Option<String>,
 }
 
 impl Kubectl {
@@ -34,7 +35,7 @@ impl Kubectl {
             program: cache.component("kubectl"),
             kubeconfig: kubeconfig(),
             network: Some(CONTROL),
-            namespace: "default".to_owned(),
+            namespace: None,
         }
     }
 
@@ -44,7 +45,7 @@ impl Kubectl {
             program: "kubectl".into(),
             kubeconfig: kubeconfig.to_owned(),
             network: None,
-            namespace: "default".to_owned(),
+            namespace: None,
         }
     }
 
@@ -52,14 +53,14 @@ impl Kubectl {
     #[must_use]
     pub fn within(&self, namespace: &str) -> Self {
         Self {
-            namespace: namespace.to_owned(),
+            namespace: Some(namespace.to_owned()),
             ..self.clone()
         }
     }
 
     /// The namespace in which it works.
     pub fn namespace(&self) -> &str {
-        &self.namespace
+        self.namespace.as_deref().unwrap_or("default")
     }
 
     /// The kubeconfig of an administrator, for other programs.
@@ -77,9 +78,11 @@ impl Kubectl {
     }
 
     fn launch_kubectl(&self, arguments: &[&str]) -> Launch {
+        // With the flag, objects of other namespaces would be refused.
+        let namespace = self.namespace.iter().flat_map(|name| ["--namespace", name]);
         self.launch(&self.program)
             .args(["--cache-dir".as_ref(), folder().join("kubectl").as_os_str()])
-            .args(["--namespace", &self.namespace])
+            .args(namespace)
             .args(arguments)
     }
 

@@ -22,6 +22,9 @@ pub const SERVICES: &str = "10.96.0.0/16";
 /// The API server as pods know it.
 pub const API_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 
+/// The cluster's DNS as pods know it.
+pub const DNS_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
+
 /// The addresses of all pods.
 pub const PODS: &str = "10.244.0.0/16";
 

@@ -6,7 +6,7 @@
 //! in a cache.
 //!
 //! Reading order: [`cache`] (what is made once: [`build`], [`rootfs`], [`images`]), [`cluster`] (what is brought up from
-//! it: [`network`], [`pki`], [`control_plane`], [`machine`]), then what stories work with: [`kubectl`], [`load`],
+//! it: [`network`], [`pki`], [`control_plane`], [`dns`], [`machine`]), then what stories work with: [`kubectl`], [`load`],
 //! [`story`]. All names of what is borrowed from the machine begin with [`layout::PREFIX`]; [`leak`] finds what is left.
 
 pub mod build;
@@ -15,6 +15,7 @@ pub mod cluster;
 pub mod control_plane;
 pub mod daemon;
 pub mod debian;
+pub mod dns;
 pub mod hierarchy;
 pub mod images;
 pub mod kubectl;

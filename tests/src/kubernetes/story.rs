@@ -87,7 +87,8 @@ fn in_namespace(
     if told.is_err() {
         eprintln!("{}\n{}", story.kubectl.describe_pods(), cluster.logs());
     }
-    told.and(leave(&story.kubectl))
+    let left = leave(&story.kubectl);
+    told.and(left)
 }
 
 /// The namespace itself goes in its own time, which is long; what runs in it is gone when this comes back.

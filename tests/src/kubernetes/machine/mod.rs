@@ -30,8 +30,8 @@ use crate::host::binary;
 use crate::host::command::finish;
 use crate::host::namespace::FOLDER;
 
-/// The program that has [`enter`] and [`init`] as its modes.
-const HELPER: &str = "warren-kubernetes";
+/// The program that has [`enter`] and [`init`], among others, as its modes.
+pub(super) const HELPER: &str = "warren-kubernetes";
 
 /// Importing images, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(90);

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 
 use super::super::images::PAUSE;
-use super::super::layout::{Node, pki_folder};
+use super::super::layout::{DNS_SERVICE, Node, pki_folder};
 
 /// Where a node keeps its certificate and kubeconfigs.
 pub(super) const KUBERNETES: &str = "/etc/kubernetes";
@@ -132,6 +132,7 @@ tlsCertFile: {KUBERNETES}/{name}.crt
 tlsPrivateKeyFile: {KUBERNETES}/{name}.key
 cgroupDriver: cgroupfs
 clusterDomain: cluster.local
+clusterDNS: [{DNS_SERVICE}]
 resolvConf: /etc/resolv.conf
 failSwapOn: false
 enforceNodeAllocatable: [pods]
