@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | workers, for workloads | [`client_config`], [`server_config`] | workload certificates, both ways |
 //! | nodes and the controller | [`distribution_client`], [`distribution_server`] | the controller always, a node once it has a certificate |
+//! | replicas of the controller | [`replica_client`], [`controller_server`] | nodes as above, and replicas by their common identity |
 //! | the Kubernetes API server and the controller | [`api_server`] | the API server, by the authority that it names itself |
 //!
 //! Not offered, on purpose: earlier versions; resumption, tickets and early data (a resumed session would skip the
@@ -12,6 +13,7 @@
 mod api;
 mod distribution;
 mod present;
+mod replicas;
 mod verify;
 
 use std::sync::{Arc, LazyLock};
@@ -27,6 +29,7 @@ use rustls_pki_types::{CertificateDer, DnsName, ServerName};
 pub use self::api::{ApiClientError, api_client, api_server};
 pub use self::distribution::{ALPN_H2, distribution_client, distribution_server, node_of};
 use self::present::{ByName, Own};
+pub use self::replicas::{Caller, Presented, controller_server, presented, replica_client};
 use self::verify::{Accept, ClientVerifier, ServerVerifier};
 use crate::svid::Subject;
 use crate::{Certificate, IdentityError, SvidError, TrustBundle, svid};
