@@ -8,6 +8,8 @@ use std::fs;
 use std::time::Duration;
 
 use mesh_identity::authority::Authority;
+use mesh_identity::registrar::Registrar;
+use mesh_identity::request::Request;
 use mesh_identity::store::Store;
 use mesh_identity::{Certificate, IdentityError, TrustBundle, svid, tls};
 use proptest::prelude::*;
@@ -98,13 +100,42 @@ fn nothing_that_is_printed_shows_a_key() {
     );
     assert_eq!(keys.len(), 4);
 
+    // A cluster's: what is stored elsewhere, keys that wait for their certificates, nodes' and the controller's.
+    let material = Authority::material(&authority);
+    let stored = Authority::from_material(&material, &domain()).unwrap();
+    let mut remote = Store::remote(authority.bundle(), HOUR);
+    remote.want([id("c")]);
+    let due = remote.requests_due(std::time::SystemTime::now());
+    let request = Request::new(id("d")).unwrap();
+    let csr = request.csr().to_vec();
+    let registrar = Registrar::new(stored.clone());
+    let node = support::node_certificate(&authority, "n1");
+    let serving = support::server_certificate(&authority, "controller");
+    let front = support::Maker::root().bundle().to_pem();
+    let distribution_client =
+        tls::distribution_client(Some(&node), &snapshot.bundle, &id("controller")).unwrap();
+    let distribution_server = tls::distribution_server(&serving, &snapshot.bundle).unwrap();
+    let api = tls::api_server(&serving, front.as_bytes(), &[]).unwrap();
+
     let client = tls::client_config(&snapshot.certificates[0], &snapshot.bundle, &[id("b")]);
     let one = tls::server_config(&snapshot.certificates[..1], &snapshot.bundle);
     let several = tls::server_config(&snapshot.certificates, &snapshot.bundle);
     let (client, one, several) = (client.unwrap(), one.unwrap(), several.unwrap());
     let ended = handshake(client.clone(), several.clone(), tls::server_name(&id("b")));
     assert!(ended.is_good());
-    let things: [(&str, &dyn Debug); 13] = [
+    let things: [(&str, &dyn Debug); 25] = [
+        ("material", &material),
+        ("stored authority", &stored),
+        ("store that waits", &remote),
+        ("what is due", &due),
+        ("request", &request),
+        ("csr", &csr),
+        ("registrar", &registrar),
+        ("node certificate", &node),
+        ("serving certificate", &serving),
+        ("distribution client", &distribution_client),
+        ("distribution server", &distribution_server),
+        ("api server", &api),
         ("authority", &authority),
         ("description", &authority.describe()),
         ("store", &store),

@@ -150,7 +150,7 @@ impl Store {
         changed.bundle = trust.bundle != self.trust.bundle;
         self.trust = trust;
         for (identity, slot) in &mut self.wanted {
-            slot.follow(&self.trust, now);
+            slot.follow(&self.trust, now, now);
             if !slot.is_due(now) {
                 continue;
             }
@@ -174,8 +174,8 @@ impl Store {
     }
 
     /// Remote: takes over the trusted roots, and the name of the one that signs ([`crate::Root::name`]). Certificates of
-    /// another one are asked for anew, within seconds but not all at once. Where nobody says which one signs, they are when
-    /// their root is gone.
+    /// another one are asked for anew, within seconds but not all at once; at once when their own root is gone. Where nobody
+    /// says which one signs, that is the only reason.
     pub fn trust(&mut self, bundle: TrustBundle, signer: Option<&str>, now: SystemTime) {
         let signer = signer.map(str::to_owned);
         if bundle == self.trust.bundle && signer == self.trust.signer {
@@ -184,7 +184,8 @@ impl Store {
         self.pending |= bundle != self.trust.bundle;
         self.trust = Trust { bundle, signer };
         for slot in self.wanted.values_mut() {
-            slot.follow(&self.trust, now + SPREAD.mul_f64(rand::random()));
+            let by = now + SPREAD.mul_f64(rand::random());
+            slot.follow(&self.trust, now, by);
         }
     }
 

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use super::slot::{Slot, Trust};
 use super::to_chain;
-use crate::{IdentityError, NodeCertificate, NodeIdentity, TrustBundle};
+use crate::{IdentityError, NodeCertificate, NodeIdentity, TrustBundle, svid};
 
 /// A node's own certificate. The same rules as [`super::Store`]'s remote way.
 #[derive(Debug)]
@@ -41,7 +41,7 @@ impl NodeStore {
     pub fn trust(&mut self, bundle: TrustBundle, signer: Option<&str>, now: SystemTime) {
         let signer = signer.map(str::to_owned);
         self.trust = Trust { bundle, signer };
-        self.slot.follow(&self.trust, now);
+        self.slot.follow(&self.trust, now, now);
     }
 
     /// When a request is due next; `None`: now.
@@ -81,12 +81,13 @@ impl NodeStore {
         self.slot.retry();
     }
 
-    /// The certificate, once there is one; `None` again when it has expired, since nobody would take it and the controller
-    /// lets a node ask for another without one.
+    /// The certificate to show, once there is one. One that nobody would take (it has expired, or its root is trusted no
+    /// more) is not shown: without one, a node may ask for another with its token.
     pub fn certificate(&self, now: SystemTime) -> Option<&NodeCertificate> {
-        self.slot
-            .certificate()
-            .filter(|certificate| now < certificate.not_after())
+        let now = svid::unix_time(now);
+        self.slot.certificate().filter(|certificate| {
+            svid::verify_node(&self.trust.bundle, certificate.chain(), now).is_ok()
+        })
     }
 
     /// Why the last attempt failed.

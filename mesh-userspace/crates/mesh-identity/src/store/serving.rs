@@ -42,7 +42,7 @@ impl Serving {
         authority: &Authority,
     ) -> Result<bool, AuthorityError> {
         let trust = trust_of(authority);
-        self.slot.follow(&trust, now);
+        self.slot.follow(&trust, now, now);
         if !self.slot.is_due(now) {
             return Ok(false);
         }

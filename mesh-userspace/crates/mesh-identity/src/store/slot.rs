@@ -55,8 +55,12 @@ impl Trust {
     fn is_current(&self, issuer: &str) -> bool {
         match &self.signer {
             Some(signer) => signer == issuer,
-            None => self.bundle.roots().iter().any(|root| root.name() == issuer),
+            None => self.has_root(issuer),
         }
+    }
+
+    fn has_root(&self, name: &str) -> bool {
+        self.bundle.roots().iter().any(|root| root.name() == name)
     }
 }
 
@@ -102,16 +106,17 @@ impl<S: Subject> Slot<S> {
         }
     }
 
-    /// Another root signs: the certificate is issued anew, at the latest at `by`. What waits after a failure, or for an
-    /// answer, gets the new root's signature when its turn comes.
-    pub(super) fn follow(&mut self, trust: &Trust, by: SystemTime) {
-        let is_current = self
-            .certificate
-            .as_ref()
-            .is_none_or(|certificate| trust.is_current(certificate.issuer()));
-        if !is_current && self.failures == 0 && self.asked.is_none() {
-            self.due = self.due.map(|due| due.min(by));
+    /// Another root signs: the certificate is issued anew, at the latest at `by`; at once when its own root is trusted no
+    /// more. What waits after a failure, or for an answer, gets the new root's signature when its turn comes.
+    pub(super) fn follow(&mut self, trust: &Trust, now: SystemTime, by: SystemTime) {
+        let Some(issuer) = self.certificate.as_ref().map(Certificate::issuer) else {
+            return;
+        };
+        if trust.is_current(issuer) || self.failures > 0 || self.asked.is_some() {
+            return;
         }
+        let by = if trust.has_root(issuer) { by } else { now };
+        self.due = self.due.map(|due| due.min(by));
     }
 
     /// Makes a key and a request for it. What was asked before is forgotten: its answer is lost, or was awaited too long.
@@ -170,6 +175,7 @@ impl<S: Subject> Slot<S> {
         self.due = Some(certificate.renew_at(rand::random()));
         self.certificate = Some(certificate);
         self.asked = None;
+        // An issuer below a root is not known by name; it was verified to lead to one.
         if is_current || trust.signer.is_none() {
             self.failures = 0;
             self.refusal = None;

@@ -6,6 +6,7 @@
     reason = "each test binary uses its own part of this module, and its helpers fail as the test does"
 )]
 
+pub mod requests;
 pub mod us;
 
 use std::io::{Read, Write};
@@ -13,7 +14,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use mesh_core::identity::{SpiffeId, TrustDomain};
-use mesh_identity::TrustBundle;
+use mesh_identity::authority::{Authority, Material};
+use mesh_identity::request::Request;
+use mesh_identity::{NodeCertificate, NodeIdentity, ServerCertificate, TrustBundle};
 use rcgen::string::Ia5String;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
@@ -37,6 +40,39 @@ pub fn domain() -> TrustDomain {
 pub fn id(name: &str) -> SpiffeId {
     SpiffeId::new(domain(), "shop", name).expect("an identity")
 }
+
+/// An authority in memory, with a root of its own.
+pub fn authority() -> Authority {
+    let material = Material::generate("a test", &domain()).expect("a root");
+    Authority::from_material(&material, &domain()).expect("an authority")
+}
+
+pub fn node(name: &str) -> NodeIdentity {
+    NodeIdentity::new(domain(), name).expect("a node")
+}
+
+/// A node's certificate by way of a request, as in a cluster.
+pub fn node_certificate(authority: &Authority, name: &str) -> NodeCertificate {
+    let request = Request::new(node(name)).expect("a request");
+    let now = SystemTime::now();
+    let chain = authority
+        .sign_node_request(request.csr(), &node(name), Duration::from_secs(3600), now)
+        .expect("signed");
+    request
+        .complete(chain, &authority.bundle(), now)
+        .expect("a certificate")
+}
+
+/// The controller's certificate.
+pub fn server_certificate(authority: &Authority, name: &str) -> ServerCertificate {
+    let names = [CONTROLLER_NAME.to_owned()];
+    let hour = Duration::from_secs(3600);
+    authority
+        .issue_server(&id(name), &names, hour, SystemTime::now())
+        .expect("issued")
+}
+
+pub const CONTROLLER_NAME: &str = "warren-controller.warren-system.svc";
 
 pub fn uri(text: &str) -> SanType {
     SanType::URI(Ia5String::try_from(text).expect("ASCII"))
@@ -82,6 +118,12 @@ impl Maker {
             chain,
             issuer: Issuer::new(params, key),
         }
+    }
+
+    /// What this signs with, for certificates of any shape.
+    pub fn sign(&self, params: &CertificateParams, key: &KeyPair) -> CertificateDer<'static> {
+        let signed = params.signed_by(key, &self.issuer);
+        signed.expect("signed").into()
     }
 
     pub fn bundle(&self) -> TrustBundle {
@@ -137,7 +179,7 @@ impl Made {
         Self { chain, key }
     }
 
-    fn resolver(&self) -> Arc<SingleCertAndKey> {
+    pub fn resolver(&self) -> Arc<SingleCertAndKey> {
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.serialized_der()));
         let key = any_supported_type(&key).expect("a key");
         Arc::new(CertifiedKey::new(self.chain.clone(), key).into())
@@ -145,28 +187,43 @@ impl Made {
 
     /// A server that presents this, and takes any client: what an attacker would run.
     pub fn server(&self) -> Arc<ServerConfig> {
+        self.server_over(b"warren/1")
+    }
+
+    /// [`Made::server`], speaking another protocol.
+    pub fn server_over(&self, protocol: &[u8]) -> Arc<ServerConfig> {
         let mut config =
             ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
                 .with_protocol_versions(&[&rustls::version::TLS13])
                 .expect("TLS 1.3")
                 .with_client_cert_verifier(Arc::new(Anybody))
                 .with_cert_resolver(self.resolver());
-        config.alpn_protocols = vec![b"warren/1".to_vec()];
+        config.alpn_protocols = vec![protocol.to_vec()];
         Arc::new(config)
     }
 
     /// A client that presents this, and takes any server.
     pub fn client(&self) -> Arc<ClientConfig> {
+        self.client_over(b"warren/1")
+    }
+
+    /// [`Made::client`], speaking another protocol.
+    pub fn client_over(&self, protocol: &[u8]) -> Arc<ClientConfig> {
         let mut config = anybody().with_client_cert_resolver(self.resolver());
-        config.alpn_protocols = vec![b"warren/1".to_vec()];
+        config.alpn_protocols = vec![protocol.to_vec()];
         Arc::new(config)
     }
 }
 
 /// A client without a certificate, that takes any server and would resume sessions.
 pub fn nobody() -> Arc<ClientConfig> {
+    nobody_over(b"warren/1")
+}
+
+/// [`nobody`], speaking another protocol.
+pub fn nobody_over(protocol: &[u8]) -> Arc<ClientConfig> {
     let mut config = anybody().with_no_client_auth();
-    config.alpn_protocols = vec![b"warren/1".to_vec()];
+    config.alpn_protocols = vec![protocol.to_vec()];
     Arc::new(config)
 }
 
@@ -191,10 +248,22 @@ pub struct Ended {
 
 impl Ended {
     pub fn is_good(&self) -> bool {
+        self.is_good_over(b"warren/1")
+    }
+
+    pub fn is_good_over(&self, protocol: &[u8]) -> bool {
         self.client_error.is_none()
             && self.server_error.is_none()
             && self.received == MARKER
-            && self.client.alpn_protocol() == Some(b"warren/1")
+            && self.client.alpn_protocol() == Some(protocol)
+    }
+
+    /// What went wrong, for an assertion.
+    pub fn errors(&self) -> String {
+        format!(
+            "client {:?}, server {:?}",
+            self.client_error, self.server_error
+        )
     }
 }
 
@@ -303,6 +372,10 @@ impl ServerCertVerifier for Anybody {
 }
 
 impl ClientCertVerifier for Anybody {
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
     fn root_hint_subjects(&self) -> &[Hint] {
         &[]
     }
