@@ -15,6 +15,7 @@
 
 pub mod bench;
 pub mod cluster;
+pub mod delivery;
 pub mod eventually;
 pub mod host;
 pub mod impostor;

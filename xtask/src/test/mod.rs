@@ -1,6 +1,6 @@
-//! `cargo xtask test`: builds the eBPF object, the binary and every test; runs the units, then the stories in simulated
-//! clusters, then those in a real one; looks whether anything was left behind; runs the fuzz targets for a while. Skipped
-//! stories are counted, with the reason.
+//! `cargo xtask test`: builds the eBPF object, the binary and every test; runs the units, then the stories about what is
+//! delivered (charts, manifests), those in simulated clusters, those in a real one; looks whether anything was left behind;
+//! runs the fuzz targets for a while. Skipped stories are counted, with the reason.
 
 mod leftovers;
 mod stories;
@@ -10,6 +10,7 @@ mod units;
 use anyhow::{Result, bail};
 use clap::Args;
 
+use crate::tools::Tools;
 use crate::{deps, ebpf, fuzz, kubernetes, workspace};
 use stories::{Stories, Tier};
 use totals::Totals;
@@ -21,7 +22,7 @@ const FUZZ_SECONDS: u32 = 30;
 pub(crate) struct Options {
     /// Run only tests whose name contains this.
     filter: Option<String>,
-    /// Only the stories in simulated clusters (root tests).
+    /// Only the stories about what is delivered, and those in simulated clusters (root tests).
     #[arg(long, group = "only")]
     stories: bool,
     /// Only the stories in a real Kubernetes cluster (root tests).
@@ -49,6 +50,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     let mut tiers = Vec::new();
     if all || options.stories {
+        tiers.push(Tier::Delivery);
         tiers.push(Tier::Simulated);
     }
     if all || options.kubernetes {
@@ -89,18 +91,27 @@ fn run_stories(tiers: &[Tier], jobs: usize, filter: Option<&str>) -> Result<Tota
         if stories.is_empty() {
             continue;
         }
-        if !workspace::is_root() {
+        if !workspace::is_root() && *tier != Tier::Delivery {
             totals.add(stories.all_skipped(
                 "needs root: namespaces, cgroups and eBPF; run `sudo -E cargo xtask test`",
             ));
             continue;
         }
         totals.add(match tier {
+            Tier::Delivery => run_delivery(stories, jobs)?,
             Tier::Simulated => run_simulated(stories, jobs)?,
             Tier::Kubernetes => run_in_kubernetes(stories)?,
         });
     }
     Ok(totals)
+}
+
+fn run_delivery(stories: Stories, jobs: usize) -> Result<Totals> {
+    // A machine that cannot fetch them is no fault of the chart.
+    if let Err(error) = Tools::find_or_fetch() {
+        return Ok(stories.all_skipped(&format!("Helm cannot be had: {error:#}")));
+    }
+    stories.run(Tier::Delivery, jobs)
 }
 
 fn run_simulated(stories: Stories, jobs: usize) -> Result<Totals> {

@@ -27,6 +27,8 @@ const SKIP: &str = "warren-skip: ";
 /// Where stories are told.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Tier {
+    /// Without a cluster: about what puts Warren into one. No root is needed.
+    Delivery,
     /// In simulated clusters: every story makes its own.
     Simulated,
     /// In a real Kubernetes cluster, which all share.
@@ -36,7 +38,9 @@ pub(super) enum Tier {
 impl Tier {
     /// The tier of a test binary, by its name.
     fn of(target: &str) -> Self {
-        if target.starts_with("kubernetes") {
+        if target == "delivery" {
+            Self::Delivery
+        } else if target.starts_with("kubernetes") {
             Self::Kubernetes
         } else {
             Self::Simulated
@@ -46,7 +50,7 @@ impl Tier {
     /// How many are told at the same time.
     fn jobs(self, asked: usize) -> usize {
         match self {
-            Self::Simulated => asked.max(1),
+            Self::Delivery | Self::Simulated => asked.max(1),
             // What one does to a node, or to the mesh on it, is felt by all.
             Self::Kubernetes => 1,
         }
@@ -55,7 +59,7 @@ impl Tier {
     /// Stories end themselves after two minutes, in a real cluster after five; this is for one that cannot.
     fn deadline(self) -> Duration {
         match self {
-            Self::Simulated => Duration::from_secs(180),
+            Self::Delivery | Self::Simulated => Duration::from_secs(180),
             Self::Kubernetes => Duration::from_secs(300),
         }
     }
@@ -64,6 +68,7 @@ impl Tier {
 impl fmt::Display for Tier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Delivery => "stories about what is delivered",
             Self::Simulated => "stories in simulated clusters",
             Self::Kubernetes => "stories in a real cluster",
         })
