@@ -164,6 +164,16 @@ impl Hub {
         }
     }
 
+    /// Every fact, sorted by key.
+    pub fn facts(&self) -> Vec<Fact> {
+        let mut bodies = self.lock().facts.all();
+        bodies.sort_by(|(a, _), (b, _)| a.cmp(b));
+        bodies
+            .iter()
+            .filter_map(|(_, bytes)| serde_json::from_slice(bytes).ok())
+            .collect()
+    }
+
     /// Everything that a node is to hold, sorted by key.
     pub fn view(&self, node: &str) -> Vec<Fact> {
         let mut bodies = {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use foldhash::{HashMap, HashSet};
 use mesh_control::facts::{Fact, FactKey, FactKind};
 
@@ -95,6 +96,14 @@ impl Entry {
 impl Store {
     pub(super) fn get(&self, key: &FactKey) -> Option<(&Arc<FactKey>, &Entry)> {
         self.facts.get_key_value(key)
+    }
+
+    /// All of them: keys and bodies.
+    pub(super) fn all(&self) -> Vec<(Arc<FactKey>, Bytes)> {
+        self.facts
+            .iter()
+            .map(|(key, entry)| (Arc::clone(key), entry.body.bytes.clone()))
+            .collect()
     }
 
     pub(super) fn len(&self) -> usize {
