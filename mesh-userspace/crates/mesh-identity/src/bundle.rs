@@ -13,7 +13,8 @@ use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 
 use crate::{IdentityError, svid};
 
-/// A trust domain with its roots. Cheap to clone; two are equal when domain and roots are.
+/// A trust domain with its roots. Cheap to clone; two are equal when domain and roots are, in the same order. In an
+/// authority's bundle the root that signs comes first.
 #[derive(Clone)]
 pub struct TrustBundle(Arc<Parts>);
 
@@ -166,6 +167,17 @@ impl TrustBundle {
     /// The roots as [`TrustBundle::from_pem`] takes them.
     pub fn to_pem(&self) -> String {
         self.0.roots.iter().map(|root| pem(&root.der)).collect()
+    }
+
+    /// Whether it trusts the same roots as another, in whatever order.
+    pub(crate) fn has_roots_of(&self, other: &Self) -> bool {
+        let (ours, theirs) = (self.roots(), other.roots());
+        ours.len() == theirs.len() && ours.iter().all(|root| theirs.contains(root))
+    }
+
+    /// The name of the first root.
+    pub(crate) fn first(&self) -> Option<&str> {
+        self.roots().first().map(Root::name)
     }
 
     pub(crate) fn anchors(&self) -> &[TrustAnchor<'static>] {

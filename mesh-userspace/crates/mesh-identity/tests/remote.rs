@@ -10,10 +10,10 @@ use std::time::{Duration, SystemTime};
 use mesh_core::identity::SpiffeId;
 use mesh_identity::authority::Authority;
 use mesh_identity::store::{Due, MOST_AT_ONCE, NodeStore, Serving, Store};
-use mesh_identity::{IdentityError, SvidError, svid, tls};
+use mesh_identity::{IdentityError, SvidError, TrustBundle, svid, tls};
 use proptest::prelude::*;
 use rustls_pki_types::UnixTime;
-use support::{CONTROLLER_NAME, authority, handshake, id, node};
+use support::{CONTROLLER_NAME, authority, domain, handshake, id, node};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const SECOND: Duration = Duration::from_secs(1);
@@ -39,11 +39,11 @@ impl Cluster {
         cluster
     }
 
-    /// The controller tells which roots are trusted and which one signs.
+    /// The controller tells which roots are trusted, as a text, the one that signs first.
     fn tell(&mut self) {
-        let signer = self.authority.signer().name().to_owned();
-        self.store
-            .trust(self.authority.bundle(), Some(&signer), self.now);
+        let pem = self.authority.bundle().to_pem();
+        let bundle = TrustBundle::from_pem(&domain(), pem.as_bytes()).unwrap();
+        self.store.trust(bundle, None, self.now);
     }
 
     fn sign(&self, due: &Due) -> Vec<Vec<u8>> {
@@ -422,6 +422,63 @@ fn clocks_that_are_set_do_not_stop_renewals() {
     cluster.now -= 24 * HOUR;
     assert_eq!(cluster.catch_up(), [id("a")]);
     assert!(cluster.catch_up().is_empty());
+}
+
+#[test]
+fn whoever_is_told_who_signs_follows_that() {
+    let mut cluster = Cluster::new(&["a"]);
+    cluster.catch_up();
+    cluster.authority.stage().unwrap();
+    let (bundle, old) = (
+        cluster.authority.bundle(),
+        cluster.authority.signer().clone(),
+    );
+    let next = bundle.roots()[1].clone();
+    assert_eq!(bundle.roots(), [old.clone(), next.clone()]);
+    cluster
+        .store
+        .trust(bundle.clone(), Some(old.name()), cluster.now);
+    assert!(cluster.catch_up().is_empty());
+    assert!(cluster.store.changed().is_some(), "another root is trusted");
+    cluster.store.trust(bundle, Some(next.name()), cluster.now);
+    assert!(
+        cluster.store.changed().is_none(),
+        "the same roots are trusted"
+    );
+    cluster.authority.activate().unwrap();
+    assert_eq!(cluster.authority.bundle().roots(), [next, old]);
+    cluster.now += 10 * SECOND;
+    assert_eq!(cluster.catch_up(), [id("a")]);
+    // In the other order, these are the same roots.
+    cluster.store.changed().unwrap();
+    cluster.tell();
+    assert!(cluster.store.changed().is_none());
+    assert!(cluster.catch_up().is_empty());
+}
+
+#[test]
+fn a_refusal_of_what_was_answered_changes_nothing() {
+    let mut cluster = Cluster::new(&["a"]);
+    let due = cluster.store.requests_due(cluster.now).remove(0);
+    let error = cluster
+        .store
+        .take(&id("a"), [b"garbage".to_vec()], cluster.now)
+        .unwrap_err();
+    // Whoever asked tells both.
+    cluster
+        .store
+        .refused(&id("a"), error.to_string(), cluster.now);
+    assert_eq!(cluster.wait("a"), 1);
+    cluster.now += SECOND;
+    let again = cluster.store.requests_due(cluster.now).remove(0);
+    assert_ne!(again.csr, due.csr);
+    let chain = cluster.sign(&again);
+    cluster.store.take(&id("a"), chain, cluster.now).unwrap();
+    let serial = cluster.serial("a");
+    cluster.store.refused(&id("a"), "too late", cluster.now);
+    assert!(cluster.store.requests_due(cluster.now).is_empty());
+    assert_eq!(cluster.store.refusals().count(), 0);
+    assert_eq!(cluster.serial("a"), serial);
 }
 
 #[test]

@@ -131,7 +131,7 @@ fn steps_are_idempotent_and_in_order() {
         .collect();
     assert_eq!(
         (authority.phase(), roles),
-        (Phase::Activated, vec![Role::Leaving, Role::Signing])
+        (Phase::Activated, vec![Role::Signing, Role::Leaving])
     );
     assert_ne!(authority.signer(), &old);
     assert_eq!(due(authority.stage()), "finish");

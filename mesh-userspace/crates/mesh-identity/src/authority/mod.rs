@@ -241,7 +241,7 @@ impl Authority {
         &self.trust_domain
     }
 
-    /// Every trusted root.
+    /// Every trusted root, the one that signs first: nodes that are told the bundle know by this which one that is.
     pub fn bundle(&self) -> TrustBundle {
         self.state.bundle.clone()
     }
@@ -340,7 +340,7 @@ impl Authority {
 
     fn set(&mut self, state: State) -> Reloaded {
         let reloaded = Reloaded {
-            bundle: state.bundle != self.state.bundle,
+            bundle: !state.bundle.has_roots_of(&self.state.bundle),
             signer: state.signer.root() != self.state.signer.root(),
         };
         self.state = state;

@@ -22,6 +22,7 @@ use crate::{Root, TrustBundle, bundle, svid};
 #[derive(Clone, Debug)]
 pub(super) struct State {
     pub(super) signer: Arc<Signer>,
+    /// The root that signs first: whoever gets only the bundle knows by this which one it is.
     pub(super) bundle: TrustBundle,
     /// A root that is to sign next: already in the bundle, unless a staging was interrupted.
     pub(super) staged: Option<Arc<Signer>>,
@@ -142,7 +143,7 @@ impl State {
         match (&self.staged, self.phase()) {
             (Some(next), Phase::Staged) => Ok(Some(Self {
                 signer: Arc::clone(next),
-                bundle: self.bundle.clone(),
+                bundle: signer_first(next.root(), &self.bundle)?,
                 staged: None,
             })),
             (_, Phase::Activated) => Ok(None),
@@ -236,7 +237,7 @@ impl Reader<'_> {
                 "the root that signs (signer.pem) is not in it".to_owned(),
             ));
         }
-        Ok((bundle, false))
+        Ok((signer_first(signer.root(), &bundle)?, false))
     }
 
     fn certificate(
@@ -308,6 +309,15 @@ impl Reader<'_> {
             why,
         }
     }
+}
+
+/// A bundle with the root that signs before the others.
+fn signer_first(signer: &Root, bundle: &TrustBundle) -> Result<TrustBundle, AuthorityError> {
+    // What comes again counts once.
+    bundle_of(
+        bundle.trust_domain(),
+        std::iter::once(signer).chain(bundle.roots()),
+    )
 }
 
 fn bundle_of<'a>(

@@ -88,10 +88,10 @@ impl Store {
         Self::with(trust_of(authority), lifetime)
     }
 
-    /// A store without identities, for certificates that somebody else signs. `bundle` is what is trusted for now;
-    /// `lifetime` what the signer is expected to give.
+    /// A store without identities, for certificates that somebody else signs. `bundle` is what is trusted for now, the root
+    /// that signs first; `lifetime` what the signer is expected to give.
     pub fn remote(bundle: TrustBundle, lifetime: Duration) -> Self {
-        let signer = None;
+        let signer = bundle.first().map(str::to_owned);
         Self::with(Trust { bundle, signer }, lifetime)
     }
 
@@ -147,7 +147,7 @@ impl Store {
             ..Changed::default()
         };
         let trust = trust_of(authority);
-        changed.bundle = trust.bundle != self.trust.bundle;
+        changed.bundle = !trust.bundle.has_roots_of(&self.trust.bundle);
         self.trust = trust;
         for (identity, slot) in &mut self.wanted {
             slot.follow(&self.trust, now, now);
@@ -173,15 +173,15 @@ impl Store {
         changed
     }
 
-    /// Remote: takes over the trusted roots, and the name of the one that signs ([`crate::Root::name`]). Certificates of
-    /// another one are asked for anew, within seconds but not all at once; at once when their own root is gone. Where nobody
-    /// says which one signs, that is the only reason.
+    /// Remote: takes over the trusted roots, and the name of the one that signs ([`crate::Root::name`]): the first one, where
+    /// nobody says it. Certificates of another one are asked for anew, within seconds but not all at once; at once when
+    /// their own root is gone.
     pub fn trust(&mut self, bundle: TrustBundle, signer: Option<&str>, now: SystemTime) {
-        let signer = signer.map(str::to_owned);
+        let signer = signer.or_else(|| bundle.first()).map(str::to_owned);
         if bundle == self.trust.bundle && signer == self.trust.signer {
             return;
         }
-        self.pending |= bundle != self.trust.bundle;
+        self.pending |= !bundle.has_roots_of(&self.trust.bundle);
         self.trust = Trust { bundle, signer };
         for slot in self.wanted.values_mut() {
             let by = now + SPREAD.mul_f64(rand::random());
@@ -228,10 +228,11 @@ impl Store {
         Ok(())
     }
 
-    /// Remote: what was asked for is refused, or could not be asked. It is asked again after a wait, ever longer.
+    /// Remote: what was asked for is refused, or could not be asked. It is asked again after a wait, ever longer. What was
+    /// not asked for, or has been answered, cannot be refused.
     pub fn refused(&mut self, identity: &SpiffeId, why: impl Into<String>, now: SystemTime) {
         if let Some(slot) = self.wanted.get_mut(identity) {
-            slot.postpone(why.into(), now);
+            slot.refused(why.into(), now);
         }
     }
 

@@ -37,7 +37,8 @@ impl NodeStore {
         &self.trust.bundle
     }
 
-    /// Takes over the trusted roots, and the name of the one that signs.
+    /// Takes over the trusted roots, and the name of the one that signs. Where nobody says which one signs, the certificate
+    /// is asked for anew when its root is gone; it is for the controller's eyes only, which trusts all of them.
     pub fn trust(&mut self, bundle: TrustBundle, signer: Option<&str>, now: SystemTime) {
         let signer = signer.map(str::to_owned);
         self.trust = Trust { bundle, signer };
@@ -71,9 +72,9 @@ impl NodeStore {
             .take(&self.node, to_chain(chain), &self.trust, now)
     }
 
-    /// It is refused, or could not be asked.
+    /// What was asked for is refused, or could not be asked.
     pub fn refused(&mut self, why: impl Into<String>, now: SystemTime) {
-        self.slot.postpone(why.into(), now);
+        self.slot.refused(why.into(), now);
     }
 
     /// The controller is there again; what failed is asked again at once.

@@ -188,7 +188,14 @@ impl<S: Subject> Slot<S> {
         }
     }
 
-    /// It could not be issued, or was refused.
+    /// The request that is under way is refused.
+    pub(super) fn refused(&mut self, why: String, now: SystemTime) {
+        if self.asked.is_some() {
+            self.postpone(why, now);
+        }
+    }
+
+    /// It could not be issued: another try after a wait.
     pub(super) fn postpone(&mut self, why: String, now: SystemTime) {
         let wait = FIRST_RETRY
             .saturating_mul(1 << self.failures.min(16))
