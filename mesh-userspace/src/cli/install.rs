@@ -7,28 +7,31 @@ use serde_json::Value;
 
 use super::args::{Global, InstallArgs};
 use super::target::{self, Whom};
-use super::{CliError, Exit, run_to_end};
+use super::{CliError, Exit, asking};
 use crate::manifests::{Installation, NEWEST_KUBERNETES, OLDEST_KUBERNETES, ValueError, Values};
 
 /// Does what was asked.
-pub(crate) fn run(
-    global: &Global,
-    args: &InstallArgs,
-    out: &mut dyn Write,
-) -> Result<Exit, CliError> {
-    if args.crds {
-        return definitions(out);
-    }
-    let values = values(args)?;
-    let kubernetes = match args.kubernetes_version {
-        Some(minor) => minor,
-        None => run_to_end(asked_version(global))??,
-    };
-    let installation = Installation {
-        namespace: args.namespace.clone(),
-        kubernetes,
-        values,
-    };
+pub(crate) fn run(global: &Global, args: &InstallArgs) -> Result<Exit, CliError> {
+    // The cluster is looked for apart from the question: without one there is an answer, too.
+    asking(global, Whom::Node, async |context| {
+        if args.crds {
+            return definitions(context.out);
+        }
+        let values = values(args)?;
+        let kubernetes = match args.kubernetes_version {
+            Some(minor) => minor,
+            None => asked_version(global).await?,
+        };
+        let installation = Installation {
+            namespace: args.namespace.clone(),
+            kubernetes,
+            values,
+        };
+        print(&installation, context.out)
+    })
+}
+
+fn print(installation: &Installation, out: &mut dyn Write) -> Result<Exit, CliError> {
     let objects = installation
         .objects()
         .map_err(|error| CliError::failed("the objects cannot be made", error))?;
@@ -36,8 +39,9 @@ pub(crate) fn run(
         .map_err(|error| CliError::failed("cannot write YAML", error))?;
     writeln!(
         out,
-        "# Warren {} for Kubernetes 1.{kubernetes}, as printed by `warren install`.\n---\n{}",
+        "# Warren {} for Kubernetes 1.{}, as printed by `warren install`.\n---\n{}",
         env!("CARGO_PKG_VERSION"),
+        installation.kubernetes,
         text.trim_end()
     )?;
     Ok(Exit::Ok)

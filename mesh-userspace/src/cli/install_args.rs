@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::args::duration;
 use crate::manifests::{NEWEST_KUBERNETES, OLDEST_KUBERNETES};
@@ -39,14 +39,14 @@ pub(crate) struct InstallArgs {
 #[command(next_help_heading = "Of a cluster")]
 pub(crate) struct ClusterUninstallArgs {
     /// Take Warren out of the cluster: every node is cleaned, then the objects are removed
-    #[arg(long, conflicts_with_all = ["bpffs", "cgroup_root", "mesh_cgroup", "run_dir", "socket"])]
+    #[arg(long, conflicts_with_all = ["bpffs", "cgroup_root", "mesh_cgroup", "run_dir"])]
     pub(crate) kubernetes: bool,
     /// Remove the definitions of our kinds of object, too, and with them every policy in the cluster
     #[arg(long, requires = "kubernetes")]
     pub(crate) crds: bool,
-    /// Clean the nodes, and leave the other objects to Helm
+    /// Clean the nodes and remove what Helm does not know of; Helm removes the rest (the chart's own hook runs this)
     #[arg(long, requires = "kubernetes", conflicts_with = "crds")]
-    pub(crate) only_nodes: bool,
+    pub(crate) before_helm: bool,
     /// Go on without nodes that do not answer; what is left on them goes with their next reboot
     #[arg(long, requires = "kubernetes")]
     pub(crate) force: bool,
@@ -56,6 +56,18 @@ pub(crate) struct ClusterUninstallArgs {
     /// How long the nodes may take
     #[arg(long, value_name = "TIME", requires = "kubernetes", default_value = "5m", value_parser = duration)]
     pub(crate) wait: Duration,
+    /// What the pods do that clean the nodes of a cluster
+    #[arg(long, value_enum, hide = true, conflicts_with = "kubernetes")]
+    pub(crate) on_node: Option<OnNode>,
+}
+
+/// The steps of a cleaning pod.
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+pub(crate) enum OnNode {
+    /// Give everything back, and keep agents from taking it again
+    Clean,
+    /// Stay until the agents are gone
+    Stay,
 }
 
 /// A DNS label: it becomes part of paths and host names.
@@ -74,7 +86,10 @@ fn namespace(text: &str) -> Result<String, String> {
 /// `1.29`, or `v1.29.3`.
 fn kubernetes_minor(text: &str) -> Result<u32, String> {
     let mut parts = text.trim_start_matches('v').split('.');
-    let (major, minor) = (parts.next(), parts.next().and_then(|minor| minor.parse().ok()));
+    let (major, minor) = (
+        parts.next(),
+        parts.next().and_then(|minor| minor.parse().ok()),
+    );
     match (major, minor) {
         (Some("1"), Some(minor)) if minor >= OLDEST_KUBERNETES => Ok(minor),
         (Some("1"), Some(_)) => Err(format!("the oldest is 1.{OLDEST_KUBERNETES}")),

@@ -1,0 +1,229 @@
+//! Cleaning the nodes, with what a cluster is good at: a pod on each of them, in the place and with the rights of the agent.
+//!
+//! The pods are those of a DaemonSet that exists only for this. It is made from the agents' own, so that it has the image, the
+//! paths and the tolerations that people chose. Its first container lets the running agent give everything back while
+//! connections go on, or does it itself where none runs; the second stays, so that the pod is ready exactly where the node is
+//! clean. No controller is needed for it, and no port.
+
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::{Api, LOOK};
+use crate::cli::CliError;
+use crate::cli::args::ClusterUninstallArgs;
+
+/// The DaemonSet that cleans, and its component.
+const CLEANER: &str = "warren-uninstall";
+const COMPONENT: &str = "uninstall";
+
+/// What the cleaning pods do.
+const CLEAN: &str = "--on-node=clean";
+const STAY: &str = "--on-node=stay";
+
+/// How far a node is.
+#[derive(Debug, PartialEq)]
+pub(super) enum Progress {
+    Clean,
+    /// Why not yet.
+    Waits(String),
+}
+
+/// Cleans every node that has, or had, an agent. Gives the names of those that could not be cleaned, if that is accepted.
+pub(super) async fn clean(
+    api: &Api<'_>,
+    args: &ClusterUninstallArgs,
+    say: &mut impl FnMut(String) -> Result<(), CliError>,
+) -> Result<Vec<String>, CliError> {
+    let agents = format!(
+        "/apis/apps/v1/namespaces/{}/daemonsets/{}",
+        api.namespace,
+        mesh_kubernetes::names::NODE
+    );
+    let cleaners = format!("/apis/apps/v1/namespaces/{}/daemonsets", api.namespace);
+    let cleaner = format!("{cleaners}/{CLEANER}");
+    if api.find(&cleaner).await?.is_none() {
+        let Some(agents) = api.find(&agents).await? else {
+            say(format!(
+                "There is no DaemonSet {} in namespace {}, so no node is cleaned.",
+                mesh_kubernetes::names::NODE,
+                api.namespace
+            ))?;
+            return Ok(Vec::new());
+        };
+        api.create(&cleaners, &made_of(&agents)).await?;
+    }
+
+    let unclean = until_clean(api, &cleaner, args, say).await?;
+    if api.remove(&agents).await? {
+        say(format!(
+            "Removed DaemonSet {}.",
+            mesh_kubernetes::names::NODE
+        ))?;
+    }
+    // Pods on nodes that do not answer stay until these are removed from the cluster.
+    if unclean.is_empty() {
+        api.until_gone("node", args.wait).await?;
+    }
+    api.remove(&cleaner).await?;
+    if unclean.is_empty() {
+        api.until_gone(COMPONENT, args.wait).await?;
+    }
+    Ok(unclean)
+}
+
+/// Waits until the nodes are clean; says each that is.
+async fn until_clean(
+    api: &Api<'_>,
+    cleaner: &str,
+    args: &ClusterUninstallArgs,
+    say: &mut impl FnMut(String) -> Result<(), CliError>,
+) -> Result<Vec<String>, CliError> {
+    let deadline = Instant::now() + args.wait;
+    let mut told: Vec<String> = Vec::new();
+    loop {
+        let daemon_set = api.find(cleaner).await?.unwrap_or_default();
+        let pods = api.pods(COMPONENT).await?;
+        let mut waiting = Vec::new();
+        for pod in &pods {
+            let node = pod["spec"]["nodeName"].as_str().unwrap_or("no node yet");
+            match progress(pod) {
+                Progress::Clean if told.iter().any(|told| told == node) => {}
+                Progress::Clean => {
+                    say(format!("Node {node} is clean."))?;
+                    told.push(node.to_owned());
+                }
+                Progress::Waits(why) => waiting.push((node.to_owned(), why)),
+            }
+        }
+        if waiting.is_empty() && has_everywhere(&daemon_set, pods.len()) {
+            return Ok(Vec::new());
+        }
+        if Instant::now() >= deadline {
+            if args.force {
+                return Ok(waiting.into_iter().map(|(node, _)| node).collect());
+            }
+            let reasons: Vec<String> = waiting
+                .iter()
+                .map(|(node, why)| format!("{node} ({why})"))
+                .collect();
+            return Err(CliError::TimedOut(format!(
+                "not clean after {:?}: {}; run this again when these nodes answer, or go on without them with --force",
+                args.wait,
+                match reasons.is_empty() {
+                    true => "nodes on which no pod was started".to_owned(),
+                    false => reasons.join(", "),
+                }
+            )));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Whether the pods are all that there will be.
+fn has_everywhere(daemon_set: &Value, pods: usize) -> bool {
+    let status = &daemon_set["status"];
+    status["observedGeneration"] == daemon_set["metadata"]["generation"]
+        && status["desiredNumberScheduled"].as_u64() == Some(pods as u64)
+}
+
+/// How far the node of a cleaning pod is.
+pub(super) fn progress(pod: &Value) -> Progress {
+    let status = &pod["status"];
+    let ready = status["conditions"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .any(|condition| condition["type"] == "Ready" && condition["status"] == "True");
+    if ready {
+        return Progress::Clean;
+    }
+    let container = &status["initContainerStatuses"][0];
+    let told = [
+        &container["state"]["terminated"],
+        &container["lastState"]["terminated"],
+    ]
+    .into_iter()
+    .filter(|ended| ended["exitCode"].as_u64().is_some_and(|code| code != 0))
+    .find_map(|ended| ended["message"].as_str())
+    .and_then(|message| message.lines().next_back());
+    let why = told
+        .or_else(|| container["state"]["waiting"]["message"].as_str())
+        .or_else(|| container["state"]["waiting"]["reason"].as_str())
+        .unwrap_or(match container["state"]["running"].is_object() {
+            true => "connections are being given back",
+            false => "its pod has not started",
+        });
+    Progress::Waits(why.to_owned())
+}
+
+/// The cleaning DaemonSet, from the agents'.
+pub(super) fn made_of(agents: &Value) -> Value {
+    let labels = json!({
+        "app.kubernetes.io/name": "warren",
+        "app.kubernetes.io/component": COMPONENT,
+    });
+    let mut pod_labels = labels.clone();
+    pod_labels["warren.dev/mesh"] = "disabled".into();
+    let template = &agents["spec"]["template"];
+    let mut spec = template["spec"].clone();
+    let mut agent = spec["containers"][0].clone();
+    // What the agent is told by the controller is not needed, and may be gone; the folders that are removed must not be mounts.
+    let keeps = |name: &Value| {
+        !["token", "trust", "run", "state"]
+            .iter()
+            .any(|gone| name == gone)
+    };
+    for list in [&mut spec["volumes"], &mut agent["volumeMounts"]] {
+        if let Some(items) = list.as_array_mut() {
+            items.retain(|item| keeps(&item["name"]));
+        }
+    }
+    if let Some(agent) = agent.as_object_mut() {
+        for gone in [
+            "startupProbe",
+            "livenessProbe",
+            "readinessProbe",
+            "lifecycle",
+        ] {
+            agent.remove(gone);
+        }
+    }
+    agent["terminationMessagePolicy"] = "FallbackToLogsOnError".into();
+    let container = |name: &str, does: &str| {
+        let mut container = agent.clone();
+        container["name"] = name.into();
+        container["args"] = json!(["uninstall", does]);
+        container
+    };
+    spec["initContainers"] = json!([container("clean", CLEAN)]);
+    spec["containers"] = json!([container("stay", STAY)]);
+
+    let mut annotations = template["metadata"]["annotations"].clone();
+    if let Some(annotations) = annotations.as_object_mut() {
+        // AppArmor's are by container.
+        let by_container =
+            annotations.remove("container.apparmor.security.beta.kubernetes.io/agent");
+        if let Some(profile) = by_container {
+            for name in ["clean", "stay"] {
+                let key = format!("container.apparmor.security.beta.kubernetes.io/{name}");
+                annotations.insert(key, profile.clone());
+            }
+        }
+    }
+    json!({
+        "apiVersion": "apps/v1",
+        "kind": "DaemonSet",
+        "metadata": {
+            "name": CLEANER,
+            "namespace": agents["metadata"]["namespace"],
+            "labels": labels,
+        },
+        "spec": {
+            "selector": {"matchLabels": labels},
+            "template": {
+                "metadata": {"labels": pod_labels, "annotations": annotations},
+                "spec": spec,
+            },
+        },
+    })
+}

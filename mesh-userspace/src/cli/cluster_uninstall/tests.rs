@@ -1,0 +1,165 @@
+use serde_json::{Value, json};
+
+use super::nodes::{Progress, made_of, progress};
+use super::objects::paths;
+use super::traces::{without_our_status, without_taint};
+use crate::manifests::{self, Installation, NEWEST_KUBERNETES, OLDEST_KUBERNETES, Values, kind};
+
+fn agents(kubernetes: u32) -> Value {
+    let mut values = Values::default();
+    values.assign("image.tag=7").expect("known");
+    values
+        .assign("node.paths.cniBin=/usr/lib/cni")
+        .expect("known");
+    let installation = Installation {
+        namespace: "elsewhere".to_owned(),
+        kubernetes,
+        values,
+    };
+    let objects = installation.objects().expect("objects");
+    let found = objects
+        .into_iter()
+        .find(|object| kind(object) == "DaemonSet");
+    found.expect("the agents")
+}
+
+#[test]
+fn the_cleaners_are_what_the_agents_are() {
+    for kubernetes in [OLDEST_KUBERNETES, NEWEST_KUBERNETES] {
+        let agents = agents(kubernetes);
+        let cleaner = made_of(&agents);
+        assert_eq!(cleaner["metadata"]["namespace"], "elsewhere");
+        let (theirs, ours) = (
+            &agents["spec"]["template"]["spec"],
+            &cleaner["spec"]["template"]["spec"],
+        );
+        for same in [
+            "hostPID",
+            "hostNetwork",
+            "tolerations",
+            "nodeSelector",
+            "priorityClassName",
+        ] {
+            assert_eq!(theirs[same], ours[same], "{same}");
+        }
+        let agent = &theirs["containers"][0];
+        for (container, does) in [
+            (&ours["initContainers"][0], "--on-node=clean"),
+            (&ours["containers"][0], "--on-node=stay"),
+        ] {
+            assert_eq!(container["image"], agent["image"]);
+            assert_eq!(container["securityContext"], agent["securityContext"]);
+            assert_eq!(container["args"], json!(["uninstall", does]));
+            assert!(container["readinessProbe"].is_null());
+        }
+        // Every mount has its volume, and the folders that are removed are no mounts.
+        let names = |list: &Value| -> Vec<String> {
+            let items = list.as_array().expect("a list").iter();
+            items.map(|item| item["name"].to_string()).collect()
+        };
+        assert_eq!(
+            names(&ours["volumes"]),
+            names(&ours["containers"][0]["volumeMounts"])
+        );
+        assert!(!ours["volumes"].to_string().contains("/run/warren"));
+        assert!(ours["volumes"].to_string().contains("/usr/lib/cni"));
+        // It selects its own pods, and not the agents'.
+        let labels = &cleaner["spec"]["template"]["metadata"]["labels"];
+        for (key, value) in cleaner["spec"]["selector"]["matchLabels"]
+            .as_object()
+            .expect("labels")
+        {
+            assert_eq!(labels[key], *value);
+        }
+        assert_ne!(
+            agents["spec"]["selector"]["matchLabels"],
+            cleaner["spec"]["selector"]["matchLabels"]
+        );
+    }
+    let annotations =
+        made_of(&agents(OLDEST_KUBERNETES))["spec"]["template"]["metadata"]["annotations"].clone();
+    assert_eq!(
+        annotations,
+        json!({
+            "container.apparmor.security.beta.kubernetes.io/clean": "unconfined",
+            "container.apparmor.security.beta.kubernetes.io/stay": "unconfined",
+        })
+    );
+}
+
+#[test]
+fn a_pod_says_how_far_its_node_is() {
+    let waits = |why: &str| Progress::Waits(why.to_owned());
+    for (status, expected) in [
+        (
+            json!({"conditions": [{"type": "Ready", "status": "True"}]}),
+            Progress::Clean,
+        ),
+        (json!({}), waits("its pod has not started")),
+        (
+            json!({"initContainerStatuses": [{"state": {"waiting": {"reason": "ImagePullBackOff"}}}]}),
+            waits("ImagePullBackOff"),
+        ),
+        (
+            json!({"initContainerStatuses": [{"state": {"running": {}}}]}),
+            waits("connections are being given back"),
+        ),
+        (
+            json!({"initContainerStatuses": [{
+                "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+                "lastState": {"terminated": {"exitCode": 1, "message": "first\nerror: the disk is full\n"}},
+            }]}),
+            waits("error: the disk is full"),
+        ),
+    ] {
+        assert_eq!(progress(&json!({"status": status})), expected, "{status}");
+    }
+}
+
+#[test]
+fn what_others_wrote_stays() {
+    let node = json!({"spec": {"taints": [{"key": "warren.dev/not-ready"}, {"key": "other"}]}});
+    assert_eq!(
+        without_taint(&node),
+        Some(json!({"spec": {"taints": [{"key": "other"}]}}))
+    );
+    assert_eq!(
+        without_taint(&json!({"spec": {"taints": [{"key": "other"}]}})),
+        None
+    );
+    assert_eq!(without_taint(&json!({"spec": {}})), None);
+    let route = json!({"status": {"parents": [
+        {"controllerName": "warren.dev/controller"}, {"controllerName": "example.org/other"},
+    ]}});
+    assert_eq!(
+        without_our_status(&route),
+        Some(json!({"status": {"parents": [{"controllerName": "example.org/other"}]}}))
+    );
+    assert_eq!(
+        without_our_status(&json!({"status": {"parents": []}})),
+        None
+    );
+}
+
+#[test]
+fn every_object_has_a_path() {
+    let mut found = Vec::new();
+    for object in manifests::every_object("x").expect("objects") {
+        found.extend(paths(&object));
+    }
+    for path in [
+        "/api/v1/namespaces/x/serviceaccounts/warren-node",
+        "/apis/apps/v1/namespaces/x/daemonsets/warren-node",
+        "/apis/networking.k8s.io/v1/namespaces/x/networkpolicies/warren-controller",
+        "/apis/policy/v1/namespaces/x/poddisruptionbudgets/warren-controller",
+        "/apis/policy/v1beta1/namespaces/x/poddisruptionbudgets/warren-controller",
+        "/apis/rbac.authorization.k8s.io/v1/clusterroles/warren-view",
+        "/apis/rbac.authorization.k8s.io/v1/namespaces/kube-system/rolebindings/warren-controller-authentication-reader",
+        "/apis/apiregistration.k8s.io/v1/apiservices/v1alpha1.api.warren.dev",
+    ] {
+        assert!(
+            found.iter().any(|known| known == path),
+            "{path} is not in {found:#?}"
+        );
+    }
+}
