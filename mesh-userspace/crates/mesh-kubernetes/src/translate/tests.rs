@@ -1,0 +1,8 @@
+//! Tables: manifests as people write them, and what nodes are told. Objects go through the very types by which the API
+//! server's are read.
+
+mod cluster;
+mod pods;
+mod told;
+
+use cluster::Cluster;
