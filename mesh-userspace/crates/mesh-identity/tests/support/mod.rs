@@ -6,6 +6,7 @@
     reason = "each test binary uses its own part of this module, and its helpers fail as the test does"
 )]
 
+pub mod cluster;
 pub mod requests;
 pub mod us;
 
