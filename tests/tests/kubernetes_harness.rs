@@ -231,6 +231,32 @@ fn what_a_node_runs_is_started_again() -> Result<()> {
     })
 }
 
+#[test]
+fn a_node_comes_back_after_a_loss_of_power() -> Result<()> {
+    story("power", |told| {
+        let kubectl = &told.kubectl;
+        open(kubectl)?;
+        told.cluster.reboot("node2")?;
+        // Its pods are taken for ready until its kubelet has looked; then they are started once more.
+        until("the shop is whole again", ROLLOUT, || {
+            let pods = kubectl.ready_pods("app=web")?;
+            let again = kubectl.list(&["pods", "--selector=app=web"])?;
+            let again = again
+                .iter()
+                .filter(|pod| pod["status"]["containerStatuses"][0]["restartCount"] == 1);
+            Ok(
+                again.count() == 1
+                    && pods.len() == 2
+                    && pods.iter().all(|pod| serves(kubectl, pod)),
+            )
+        })
+    })
+}
+
+fn serves(kubectl: &Kubectl, pod: &Pod) -> bool {
+    dial(kubectl, SocketAddr::new(pod.address, 8080)).is_ok_and(|said| said.received == "hello")
+}
+
 /// The pod speaks no TLS, so the API server's complaint tells whom it has asked: the pod, at the pod's address.
 #[test]
 fn an_aggregated_api_is_asked_at_its_pods() -> Result<()> {

@@ -3,6 +3,7 @@
 
 use std::env;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -26,6 +27,26 @@ const PATIENCE: Duration = Duration::from_secs(120);
 struct State {
     nodes: u8,
     cache: PathBuf,
+}
+
+impl State {
+    /// Of the cluster on this machine, if there is one.
+    fn read() -> Result<Option<Self>> {
+        let file = state_file();
+        let text = match fs::read_to_string(&file) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            text => text.with_context(|| format!("read {}", file.display()))?,
+        };
+        let state =
+            serde_json::from_str(&text).with_context(|| format!("read {}", file.display()))?;
+        Ok(Some(state))
+    }
+
+    fn write(&self) -> Result<()> {
+        let file = state_file();
+        fs::write(&file, serde_json::to_string(self)?)
+            .with_context(|| format!("write {}", file.display()))
+    }
 }
 
 fn state_file() -> PathBuf {
@@ -76,12 +97,9 @@ impl Cluster {
 
     /// The one that runs on this machine.
     pub fn running() -> Result<Option<Self>> {
-        let Ok(text) = fs::read_to_string(state_file()) else {
+        let Some(State { nodes, cache }) = State::read()? else {
             return Ok(None);
         };
-        let file = state_file();
-        let State { nodes, cache } =
-            serde_json::from_str(&text).with_context(|| format!("read {}", file.display()))?;
         let control = cgroup::mount_point()?.join(CONTROL);
         ensure!(
             !cgroup::processes_below(&control).is_empty(),
@@ -140,6 +158,21 @@ impl Cluster {
     /// All machines.
     pub fn machines(&self) -> Result<Vec<Machine>> {
         self.nodes.iter().map(|node| Machine::of(*node)).collect()
+    }
+
+    /// What a loss of power does to a node: everything ends at once; then it starts again, with the disk that it had.
+    pub fn reboot(&self, name: &str) -> Result<()> {
+        let node = self.machine(name)?.node();
+        machine::end(node)?;
+        network::attach(node, u8::try_from(self.nodes.len())?)?;
+        machine::start(node, &self.cache()?)?;
+        machine::wait_started(node)
+    }
+
+    fn cache(&self) -> Result<Cache> {
+        State::read()?
+            .map(|state| Cache::at(&state.cache))
+            .ok_or_else(|| anyhow!("the cluster has ended"))
     }
 
     /// Imports an image on every node, from an archive as `docker save` writes it.
@@ -236,13 +269,11 @@ fn bring_up(cache: &Cache, count: u8) -> Result<Cluster> {
         nodes: Node::first(count).collect(),
     };
     cluster.wait_ready().with_context(|| cluster.logs())?;
-    let state = State {
+    State {
         nodes: count,
         cache: cache.folder().to_owned(),
-    };
-    let file = state_file();
-    fs::write(&file, serde_json::to_string(&state)?)
-        .with_context(|| format!("write {}", file.display()))?;
+    }
+    .write()?;
     Ok(Cluster {
         origin: Origin::Own,
         kubectl: cluster.kubectl.clone(),

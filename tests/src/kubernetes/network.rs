@@ -38,7 +38,7 @@ pub(super) fn attach(node: Node, nodes: u8) -> Result<()> {
         &format!(
             "link add {name} type veth peer name eth0 netns {namespace}
 link set {name} master {BRIDGE} up
-route add {} via {address}",
+route replace {} via {address}",
             node.pods()
         ),
     )?;

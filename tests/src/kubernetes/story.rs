@@ -95,6 +95,15 @@ fn in_namespace(
 fn leave(kubectl: &Kubectl) -> Result<()> {
     let namespace = kubectl.namespace();
     kubectl.run(&["delete", "namespace", namespace, "--wait=false"])?;
+    // Now that nothing is made anew: most programs do not know that they are asked to end.
+    let hurry = [
+        "delete",
+        "pods",
+        "--all",
+        "--grace-period=1",
+        "--wait=false",
+    ];
+    kubectl.run(&hurry)?;
     let pods = ["pods"];
     kubectl.eventually("all pods are gone", FAREWELL, &pods, |list| {
         list["items"].as_array()?.is_empty().then_some(())

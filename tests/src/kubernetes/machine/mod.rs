@@ -23,8 +23,8 @@ pub use init::init;
 use super::build::tail;
 use super::cache::Cache;
 use super::daemon::Daemon;
-use super::hierarchy;
 use super::layout::Node;
+use super::{hierarchy, network};
 use crate::eventually::until;
 use crate::host::binary;
 use crate::host::command::finish;
@@ -206,10 +206,15 @@ impl Machine {
     }
 }
 
-/// Ends a node and everything in it, and removes what is borrowed from the machine for it.
-pub(super) fn remove(node: Node) -> Result<()> {
+/// Ends a node and everything in it, and removes what is borrowed from the machine for it; its files stay.
+pub(super) fn end(node: Node) -> Result<()> {
     hierarchy::remove(&node.namespace())?;
-    super::network::remove(&node.namespace())?;
+    network::remove(&node.namespace())
+}
+
+/// Ends a node and removes its files.
+pub(super) fn remove(node: Node) -> Result<()> {
+    end(node)?;
     let folder = node.folder();
     // Removed with the last process, whose end the kernel may still be busy with.
     until(

@@ -139,8 +139,7 @@ enforceNodeAllocatable: [pods]
 evictionHard: {{memory.available: 100Mi, nodefs.available: 1%, imagefs.available: 1%, nodefs.inodesFree: 1%}}
 imageGCHighThresholdPercent: 100
 imageGCLowThresholdPercent: 99
-nodeStatusUpdateFrequency: 4s
-syncFrequency: 5s
+syncFrequency: 10s
 "
     )
 }
