@@ -9,6 +9,7 @@
 //! and an endpoint that is still down gives the client the truth (connection refused).
 
 mod health;
+mod latency;
 mod shares;
 #[cfg(test)]
 mod tests;
@@ -22,13 +23,17 @@ use crate::route::{RoutedBackend, ServiceRoute};
 use crate::service::Endpoint;
 use crate::snapshot::Snapshot;
 
-use health::{Health, Healths};
+use health::{Health, Healths, Measure};
 use shares::Shares;
 
 pub use health::{FIRST_BACK_OFF, LONGEST_BACK_OFF, PROBE_PATIENCE};
 
 /// Time as the balancer sees it: since any fixed moment, given by the caller.
 pub type Now = Duration;
+
+/// One decision in so many does not look at latency. An endpoint that looks slow is dialled less, so nobody would learn
+/// that it has become faster.
+const LOOK_AGAIN: u64 = 8;
 
 /// The state of one worker's choices.
 #[derive(Debug, Default)]
@@ -163,7 +168,14 @@ impl Balancer {
         began_with.or_else(|| backend_at_random(route, eligible, random))
     }
 
-    /// Two endpoints at random, by weight; of these the one with less to do, unless they are about equal.
+    /// Two endpoints at random, by weight; of these the one with less to do, unless they are about equal:
+    ///
+    /// ```text
+    ///  first, second at random ──► connections × latency of the second clearly less?  (one time in eight: connections)
+    ///                                       │ yes              │ no
+    ///                                       ▼                  ▼
+    ///                                    second              first
+    /// ```
     fn endpoint<'a>(
         &self,
         backend: &'a RoutedBackend,
@@ -188,9 +200,15 @@ impl Balancer {
         );
         let mean = backend.mean_weight();
         let relative = |endpoint: &Endpoint| f64::from(endpoint.weight) / mean;
+        let measure = if below(random(), LOOK_AGAIN) == 0 {
+            Measure::Connections
+        } else {
+            Measure::ConnectionsAndLatency
+        };
         let better = self.healths.clearly_less_loaded(
             (second.socket_addr(&backend.port), relative(second)),
             (first.socket_addr(&backend.port), relative(first)),
+            measure,
             now,
         );
         Some(if better { second } else { first })

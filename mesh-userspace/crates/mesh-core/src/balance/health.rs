@@ -1,4 +1,4 @@
-//! What is known of each endpoint: open connections, how long it took to connect, and whether it failed lately.
+//! What is known of each endpoint: open connections, how fast it answers, and whether it failed lately.
 //!
 //! ```text
 //!            failed                    back-off over, chosen
@@ -15,6 +15,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::Now;
+use super::latency::Latency;
 
 /// How long an endpoint is skipped after its first failure. Each further one doubles it.
 pub const FIRST_BACK_OFF: Duration = Duration::from_secs(1);
@@ -25,13 +26,6 @@ pub const LONGEST_BACK_OFF: Duration = Duration::from_secs(30);
 /// How long a probe may take before another connection is sent as one: a connection that was chosen for it, and then
 /// neither opened nor failed, must not keep an endpoint out for ever.
 pub const PROBE_PATIENCE: Duration = Duration::from_secs(10);
-
-/// Time in which an unused latency estimate loses two thirds of its worth, so that a slow endpoint is tried again.
-const DECAY: Duration = Duration::from_secs(10);
-
-/// Connect times below this are noise of the scheduler, not distance: on a busy node one connection in ten takes some
-/// milliseconds, and the peak of one endpoint would turn an idle service's connections away from it until it decayed.
-const LATENCY_FLOOR: Duration = Duration::from_millis(5);
 
 /// By how much one endpoint must look better than the one that chance chose. Without it, a difference of one percent
 /// would send every connection of an idle service to the same endpoint.
@@ -57,18 +51,11 @@ pub(super) struct Healths {
 struct State {
     /// Open connections.
     active: u32,
-    latency: Option<Latency>,
+    latency: Latency,
     failure: Option<Failure>,
     used: Now,
     /// Left the world; forgotten when its last connection ends.
     absent: bool,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Latency {
-    /// Seconds.
-    estimate: f64,
-    at: Now,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -88,6 +75,15 @@ pub(super) enum Health {
     ToProbe,
     /// Not now.
     Skipped,
+}
+
+/// By what endpoints are compared.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Measure {
+    /// What each has to do.
+    Connections,
+    /// And how fast each is.
+    ConnectionsAndLatency,
 }
 
 impl Healths {
@@ -129,16 +125,7 @@ impl Healths {
     pub(super) fn opened(&mut self, address: SocketAddr, latency: Duration, now: Now) {
         let state = self.state(address, now);
         state.active = state.active.saturating_add(1);
-        let measured = latency.max(LATENCY_FLOOR).as_secs_f64();
-        let estimate = match state.latency {
-            // Peak EWMA: bad news counts at once, good news with time.
-            Some(known) if known.decayed(now) > measured => {
-                let keep = decay(now.saturating_sub(known.at)).min(0.9);
-                known.estimate * keep + measured * (1.0 - keep)
-            }
-            _ => measured,
-        };
-        state.latency = Some(Latency { estimate, at: now });
+        state.latency.answered(latency, now);
         if state.failure.take().is_some() {
             self.failed -= 1;
         }
@@ -177,24 +164,25 @@ impl Healths {
         }
     }
 
-    /// Whether the first endpoint is clearly less loaded than the second. The load is the latency times the connections
-    /// that it would have, these counted against its weight relative to the others'. What was not measured yet is taken
-    /// to be as fast as what was.
+    /// Whether the first endpoint is clearly less loaded than the second. The load is the connections that it would have,
+    /// counted against its weight relative to the others', and times its latency where that is known of both.
     pub(super) fn clearly_less_loaded(
         &self,
         (first, first_weight): (SocketAddr, f64),
         (second, second_weight): (SocketAddr, f64),
+        measure: Measure,
         now: Now,
     ) -> bool {
         let (first, second) = (self.endpoints.get(&first), self.endpoints.get(&second));
         let connections = |state: Option<&State>, weight: f64| {
             f64::from(state.map_or(0, |state| state.active)) / weight.max(f64::MIN_POSITIVE) + 1.0
         };
-        let latency = |state: Option<&State>| Some(state?.latency?.decayed(now));
-        let (first_latency, second_latency) = match (latency(first), latency(second)) {
-            (Some(first), Some(second)) => (first, second),
-            _ => (1.0, 1.0),
+        let latency = |state: Option<&State>| match measure {
+            Measure::Connections => None,
+            Measure::ConnectionsAndLatency => state?.latency.estimate(now),
         };
+        let (first_latency, second_latency) =
+            latency(first).zip(latency(second)).unwrap_or((1.0, 1.0));
         connections(first, first_weight) * first_latency
             < connections(second, second_weight) * second_latency * CLEARLY
     }
@@ -243,15 +231,4 @@ impl Healths {
             .filter(|state| state.failure.is_some())
             .count();
     }
-}
-
-impl Latency {
-    fn decayed(self, now: Now) -> f64 {
-        let estimate = self.estimate * decay(now.saturating_sub(self.at));
-        estimate.max(LATENCY_FLOOR.as_secs_f64())
-    }
-}
-
-fn decay(elapsed: Duration) -> f64 {
-    (-elapsed.as_secs_f64() / DECAY.as_secs_f64()).exp()
 }
