@@ -48,8 +48,10 @@ impl Settings {
 pub async fn run(client: Client, settings: Settings, held: watch::Sender<bool>) {
     let mut candidate = Candidate {
         leases: Api::namespaced(client, &settings.namespace),
-        settings,
-        seen: None,
+        memory: Memory {
+            settings,
+            seen: None,
+        },
         renewed: None,
     };
     loop {
@@ -80,11 +82,16 @@ pub async fn holder(
 
 struct Candidate {
     leases: Api<Lease>,
+    memory: Memory,
+    /// When we sent the last renewal that succeeded.
+    renewed: Option<Instant>,
+}
+
+/// What a candidate remembers, and what it makes of what it finds.
+struct Memory {
     settings: Settings,
     /// The lease as it was seen last, and since when it is as it is.
     seen: Option<(Lease, Instant)>,
-    /// When we sent the last renewal that succeeded.
-    renewed: Option<Instant>,
 }
 
 /// What a look at the lease comes to.
@@ -100,61 +107,7 @@ enum Turn {
     Wait,
 }
 
-impl Candidate {
-    /// One look at the lease; how long to wait for the next one.
-    async fn round(&mut self, held: &watch::Sender<bool>) -> Duration {
-        let renew_every = self.settings.renew_every;
-        // An answer that comes later than this would come too late.
-        let asked = timeout(renew_every, self.ask()).await;
-        match asked {
-            Ok(Ok(is_ours)) => self.set(held, is_ours),
-            Ok(Err(error)) => {
-                tracing::warn!(%error, lease = self.settings.name, "the lease cannot be renewed");
-                self.expire(held);
-            }
-            Err(_elapsed) => {
-                tracing::warn!(lease = self.settings.name, "the API server does not answer");
-                self.expire(held);
-            }
-        }
-        // Those who wait come at different times.
-        let spread = renew_every.mul_f64(0.25 * fraction(&self.settings.holder));
-        if *held.borrow() {
-            renew_every
-        } else {
-            renew_every + spread
-        }
-    }
-
-    /// Whether the lease is ours now.
-    async fn ask(&mut self) -> Result<bool, kube::Error> {
-        let sent = Instant::now();
-        let found = self.leases.get_opt(&self.settings.name).await?;
-        let turn = self.look(found, sent);
-        let now = Timestamp::now();
-        let params = PostParams::default();
-        let written = match (turn, &self.seen) {
-            (Turn::Wait, _) => return Ok(false),
-            (Turn::Create, _) => self.leases.create(&params, &self.ours(None, now)).await,
-            (Turn::Renew | Turn::Take, seen) => {
-                let ours = self.ours(seen.as_ref().map(|(lease, _)| lease), now);
-                self.leases
-                    .replace(&self.settings.name, &params, &ours)
-                    .await
-            }
-        };
-        match written {
-            Ok(lease) => {
-                self.seen = Some((lease, Instant::now()));
-                self.renewed = Some(sent);
-                Ok(true)
-            }
-            // Somebody else was faster.
-            Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
+impl Memory {
     /// What is to be done about the lease as it was found.
     fn look(&mut self, found: Option<Lease>, now: Instant) -> Turn {
         let Some(found) = found else {
@@ -216,12 +169,75 @@ impl Candidate {
             }),
         }
     }
+}
+
+impl Candidate {
+    /// One look at the lease; how long to wait for the next one.
+    async fn round(&mut self, held: &watch::Sender<bool>) -> Duration {
+        let renew_every = self.memory.settings.renew_every;
+        // An answer that comes later than this would come too late.
+        let asked = timeout(renew_every, self.ask()).await;
+        match asked {
+            Ok(Ok(is_ours)) => self.set(held, is_ours),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, lease = self.memory.settings.name, "the lease cannot be renewed");
+                self.expire(held);
+            }
+            Err(_elapsed) => {
+                tracing::warn!(
+                    lease = self.memory.settings.name,
+                    "the API server does not answer"
+                );
+                self.expire(held);
+            }
+        }
+        // Those who wait come at different times.
+        let spread = renew_every.mul_f64(0.25 * fraction(&self.memory.settings.holder));
+        if *held.borrow() {
+            renew_every
+        } else {
+            renew_every + spread
+        }
+    }
+
+    /// Whether the lease is ours now.
+    async fn ask(&mut self) -> Result<bool, kube::Error> {
+        let sent = Instant::now();
+        let found = self.leases.get_opt(&self.memory.settings.name).await?;
+        let turn = self.memory.look(found, sent);
+        let now = Timestamp::now();
+        let params = PostParams::default();
+        let written = match (turn, &self.memory.seen) {
+            (Turn::Wait, _) => return Ok(false),
+            (Turn::Create, _) => {
+                self.leases
+                    .create(&params, &self.memory.ours(None, now))
+                    .await
+            }
+            (Turn::Renew | Turn::Take, seen) => {
+                let ours = self.memory.ours(seen.as_ref().map(|(lease, _)| lease), now);
+                self.leases
+                    .replace(&self.memory.settings.name, &params, &ours)
+                    .await
+            }
+        };
+        match written {
+            Ok(lease) => {
+                self.memory.seen = Some((lease, Instant::now()));
+                self.renewed = Some(sent);
+                Ok(true)
+            }
+            // Somebody else was faster.
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
 
     fn set(&mut self, held: &watch::Sender<bool>, is_ours: bool) {
         if !is_ours {
             self.renewed = None;
         }
-        let name = &self.settings.name;
+        let name = &self.memory.settings.name;
         held.send_if_modified(|held| {
             let changes = *held != is_ours;
             if changes && is_ours {
@@ -238,9 +254,9 @@ impl Candidate {
     fn expire(&mut self, held: &watch::Sender<bool>) {
         let until = self
             .renewed
-            .map(|renewed| renewed + self.settings.duration * 2 / 3);
+            .map(|renewed| renewed + self.memory.settings.duration * 2 / 3);
         // The next look comes after `renew_every`, and may take as long again.
-        let next = Instant::now() + self.settings.renew_every;
+        let next = Instant::now() + self.memory.settings.renew_every;
         if until.is_none_or(|until| until <= next) {
             self.set(held, false);
         }
@@ -251,22 +267,26 @@ impl Candidate {
         if self.renewed.is_none() {
             return;
         }
-        let Some((lease, _)) = &self.seen else { return };
+        let Some((lease, _)) = &self.memory.seen else {
+            return;
+        };
         let mut free = lease.clone();
         if let Some(spec) = &mut free.spec {
             spec.holder_identity = Some(String::new());
             spec.lease_duration_seconds = Some(1);
         }
         let params = PostParams::default();
-        let given = self.leases.replace(&self.settings.name, &params, &free);
-        match timeout(self.settings.renew_every, given).await {
+        let given = self
+            .leases
+            .replace(&self.memory.settings.name, &params, &free);
+        match timeout(self.memory.settings.renew_every, given).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => {
-                tracing::warn!(%error, lease = self.settings.name, "the lease is not given back; it runs out");
+                tracing::warn!(%error, lease = self.memory.settings.name, "the lease is not given back; it runs out");
             }
             Err(_elapsed) => {
                 tracing::warn!(
-                    lease = self.settings.name,
+                    lease = self.memory.settings.name,
                     "the lease is not given back; it runs out"
                 );
             }

@@ -2,7 +2,7 @@
 //!
 //! The way of an object: [`source`] (lists and watches it) → `observe` (what of it matters) → `translate` (pure: facts for
 //! the nodes, and what is to be said about it) → the controller's hub, and [`status`] (says it, while [`lease`] is held).
-//! [`view`] answers questions about the same state. Beside that way: [`authority_secret`] (the root key and what everybody
+//! [`view`] answers questions about the same state, [`objects`] those about objects that are not in effect. Beside that way: [`authority_secret`] (the root key and what everybody
 //! trusts), [`access`] (who is asking, and may they), [`taint`] (nodes that may take pods), [`client`] (how the API server is
 //! reached), [`raw`] (a person's own requests), [`crds`] (our own kinds of object).
 //!
@@ -38,6 +38,7 @@ pub mod authority_secret;
 pub mod client;
 pub mod crds;
 pub mod lease;
+pub mod objects;
 mod observe;
 pub mod raw;
 pub mod source;

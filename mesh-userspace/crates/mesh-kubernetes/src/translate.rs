@@ -27,6 +27,8 @@ use crate::source::Settings;
 
 pub(crate) use membership::Membership;
 pub(crate) use state::State;
+#[cfg(test)]
+pub(crate) use tests::Cluster;
 pub(crate) use verdict::{ObjectKey, Outcome, Programmable, Said, Verdict};
 pub(crate) use workloads::{identity, member, workload};
 

@@ -287,7 +287,9 @@ fn rule(
         document.place(format!("{path}.from"), format!("{place}.sources"));
         let list = sources.iter().enumerate().map(|(index, source)| {
             let at = format!("{path}.from[{index}]");
-            document.place(at.as_str(), format!("{place}.sources[{index}]"));
+            let inside = format!("{place}.sources[{index}]");
+            document.place(format!("{at}.identity"), format!("{inside}.spiffe"));
+            document.place(at.as_str(), inside);
             match self::source(policy, source) {
                 Ok(source) => source,
                 Err(why) => {

@@ -104,12 +104,7 @@ fn ports(
             ),
         ));
     }
-    let offered = || {
-        list(
-            service.ports.iter().map(|port| port.port.to_string()),
-            "none",
-        )
-    };
+    let offered = || ports_of(service);
     let wanted = match (reference.port, &reference.section_name) {
         (None, None) => return Ok(service.ports.iter().map(|port| port.port).collect()),
         (Some(port), _) => {
@@ -188,8 +183,8 @@ impl Plan {
             }
         }
         if let Some((reason, _)) = wrong.first() {
-            let messages = wrong.iter().map(|(_, message)| message.clone());
-            plan.resolved = Outcome::bad(reason, list(messages, ""));
+            let messages: Vec<&str> = wrong.iter().map(|(_, message)| message.as_str()).collect();
+            plan.resolved = Outcome::bad(reason, messages.join("; "));
         }
         plan
     }
@@ -225,7 +220,7 @@ impl Plan {
                 }
             }
         }
-        (!lost.is_empty()).then(|| list(lost.into_iter(), ""))
+        (!lost.is_empty()).then(|| lost.join("; "))
     }
 
     fn verdict(&self, route: &Route, accepted: Outcome, conflict: Option<String>) -> Verdict {
@@ -376,10 +371,7 @@ fn backend_port(service: &Service, reference: &BackendRef) -> Result<u16, (&'sta
         .iter()
         .find(|port| i32::from(port.port) == wanted);
     offered.map(|port| port.port).ok_or_else(|| {
-        let ports = list(
-            service.ports.iter().map(|port| port.port.to_string()),
-            "none",
-        );
+        let ports = ports_of(service);
         (
             "BackendNotFound",
             format!("service {name} has no TCP port {wanted}; its TCP ports are {ports}"),
@@ -392,10 +384,11 @@ fn weight(given: Option<i64>) -> u32 {
     u32::try_from(given.unwrap_or(1).clamp(0, 1_000_000)).unwrap_or(1)
 }
 
-fn list(items: impl Iterator<Item = String>, nothing: &str) -> String {
-    let items: Vec<String> = items.collect();
-    if items.is_empty() {
-        return nothing.to_owned();
+/// The TCP ports of a service, for a person.
+fn ports_of(service: &Service) -> String {
+    if service.ports.is_empty() {
+        return "none".to_owned();
     }
-    items.join("; ")
+    let ports = service.ports.iter().map(|port| port.port.to_string());
+    ports.collect::<Vec<_>>().join(", ")
 }

@@ -2,7 +2,11 @@
 //! server's are read.
 
 mod cluster;
+mod incremental;
 mod pods;
+mod policies;
+mod routes;
+mod services;
 mod told;
 
-use cluster::Cluster;
+pub(crate) use cluster::Cluster;
