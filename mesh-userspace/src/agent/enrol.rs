@@ -8,12 +8,13 @@
 //!     ▲                                             │
 //!     └──────── wanted again, or still ─────────────┘  last connection ended
 //! ```
+//! Where another namespace has taken the place of one that leaves (a pod of the same name, a container that was started
+//! again), its place is free at once, and it leaves among the departing.
 //!
 //! It decides the order; the kernel half does the work, the worker carries the connections.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -22,10 +23,11 @@ use mesh_core::workload::{Name, WorkloadId};
 use mesh_kernel::{GuardMode, Kernel, Udp};
 use mesh_proxy::link::{LocalWorkload, ToWorker};
 
-use super::select::{self, Mark, Selector};
+use super::select::{Finder, Mark, NotFound, Selector};
 use super::supervise::{Outgoing, chain};
 
 mod describe;
+pub(crate) mod pods;
 mod prepare;
 
 /// The first wait for something that is not there.
@@ -40,7 +42,7 @@ pub(crate) struct Wanted {
     pub(crate) name: Name,
     pub(crate) identity: SpiffeId,
     pub(crate) selector: Selector,
-    /// Of a host service; others know theirs themselves.
+    /// Of a host service; of a pod, those by which it is proven. Others know theirs themselves.
     pub(crate) addresses: Vec<IpAddr>,
     /// Of a host service.
     pub(crate) ports: Vec<u16>,
@@ -51,8 +53,11 @@ pub(crate) struct Wanted {
 /// What the steps work with.
 pub(crate) struct Context<'a> {
     pub(crate) kernel: &'a mut Kernel,
-    /// Where cgroups are looked for.
-    pub(crate) cgroup2: &'a Path,
+    pub(crate) finder: &'a mut Finder,
+    /// Whether the node holds a certificate of an identity. Nothing is taken into the mesh before.
+    pub(crate) certified: &'a dyn Fn(&SpiffeId) -> bool,
+    /// Whether what is wanted is what the source says now, and not what it said when it was last heard.
+    pub(crate) current: bool,
     /// Says something to the worker, if there is one; a new one is told everything by [`Enrolments::announce_all`].
     pub(crate) say: &'a dyn Fn(Outgoing),
 }
@@ -61,6 +66,8 @@ pub(crate) struct Context<'a> {
 #[derive(Debug, Default)]
 pub(crate) struct Enrolments {
     entries: BTreeMap<Name, Entry>,
+    /// Those whose place another has taken, until their last connection has ended.
+    departing: BTreeMap<WorkloadId, (Name, Active)>,
     /// Numbers that an earlier agent gave to things that are still wanted.
     claimed: BTreeSet<WorkloadId>,
     last_id: u32,
@@ -78,6 +85,10 @@ struct Entry {
     since: Timestamp,
     /// Why it waits.
     reason: Option<String>,
+    /// When a runtime announced it, until the configuration names it.
+    announced: Option<Instant>,
+    /// It waits, but what an earlier agent enrolled for it goes on.
+    held: bool,
 }
 
 #[derive(Debug)]
@@ -92,10 +103,33 @@ enum State {
 struct Active {
     id: WorkloadId,
     mark: Mark,
+    /// By which it was found.
+    selector: Selector,
     workload: LocalWorkload,
 }
 
+/// Whether what leaves has to be gone before its place is free.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Leaving {
+    /// It comes again, changed.
+    Itself,
+    /// Another has taken its place, or will.
+    Replaced,
+}
+
 impl Entry {
+    fn new(wanted: Wanted) -> Self {
+        let (state, reason) = Self::wait(None);
+        Self {
+            wanted: Some(wanted),
+            state,
+            since: Timestamp::now(),
+            reason,
+            announced: None,
+            held: false,
+        }
+    }
+
     fn enter(&mut self, state: State, reason: Option<String>) {
         self.state = state;
         self.reason = reason;
@@ -131,32 +165,45 @@ impl Enrolments {
         for name in names {
             match (self.entries.get_mut(&name), wanted.remove(&name)) {
                 (Some(entry), Some(new)) => {
-                    let kept = entry
-                        .wanted
-                        .as_ref()
-                        .is_some_and(|old| adjust(old, &new, entry, cx));
-                    entry.wanted = Some(new);
-                    if !kept {
-                        self.leave(&name, "its configuration changed", cx);
-                    }
+                    entry.announced = None;
+                    self.change(&name, new, cx);
                 }
+                // The configuration does not know of it yet.
+                (Some(entry), None) if entry.announced.is_some() => {}
                 (Some(entry), None) => {
                     entry.wanted = None;
-                    self.leave(&name, "it is no longer in the configuration", cx);
+                    let reason = "it is no longer in the configuration";
+                    self.leave(&name, reason, Leaving::Itself, cx);
                 }
                 (None, _) => {}
             }
         }
         for (name, wanted) in wanted {
-            let (state, reason) = Entry::wait(None);
-            let entry = Entry {
-                wanted: Some(wanted),
-                state,
-                since: Timestamp::now(),
-                reason,
-            };
-            self.entries.insert(name, entry);
+            self.entries.insert(name, Entry::new(wanted));
         }
+    }
+
+    /// Something else is wanted of a workload.
+    fn change(&mut self, name: &Name, new: Wanted, cx: &mut Context<'_>) {
+        let Some(entry) = self.entries.get_mut(name) else {
+            return;
+        };
+        let kept = entry
+            .wanted
+            .as_ref()
+            .is_some_and(|old| adjust(old, &new, entry, cx));
+        let other = entry
+            .active()
+            .is_some_and(|active| active.selector != new.selector);
+        entry.wanted = Some(new);
+        if kept {
+            return;
+        }
+        let leaving = match other {
+            true => Leaving::Replaced,
+            false => Leaving::Itself,
+        };
+        self.leave(name, "its configuration changed", leaving, cx);
     }
 
     /// Tries what is due. Gives the workloads that were prepared: announce them once the world with their addresses is
@@ -173,6 +220,9 @@ impl Enrolments {
             .filter(|(_, entry)| matches!(entry.state, State::Waiting { retry_at, .. } if retry_at <= now))
             .map(|(name, _)| name.clone())
             .collect();
+        if !due.is_empty() {
+            cx.finder.look_anew();
+        }
         for name in due {
             let Some(wanted) = self
                 .entries
@@ -189,12 +239,14 @@ impl Enrolments {
             match outcome {
                 Ok((active, listeners)) => {
                     prepared.push((active.workload.clone(), listeners));
+                    entry.held = false;
                     entry.enter(
                         State::Preparing(active),
                         Some("the worker does not accept from it yet".to_owned()),
                     );
                 }
-                Err(reason) => {
+                Err(NotYet { reason, held }) => {
+                    entry.held = held;
                     if entry.reason.as_ref() != Some(&reason) {
                         tracing::warn!(workload = %name, reason, "cannot be enrolled yet; trying again");
                     }
@@ -202,6 +254,8 @@ impl Enrolments {
                         continue;
                     };
                     let since = entry.since;
+                    // What holds the workload up is the node itself: it is tried again as soon as can be.
+                    let wait = if held { FIRST_RETRY } else { wait };
                     let state = State::Waiting {
                         retry_at: now + wait,
                         wait: (wait * 2).min(LONGEST_RETRY),
@@ -237,74 +291,96 @@ impl Enrolments {
                 // It stays closed: guarded, not captured.
                 tracing::error!(workload = %name, error = chain(&error), "cannot be captured");
                 let name = name.clone();
-                self.leave(&name, &chain(&error), cx);
+                self.leave(&name, &chain(&error), Leaving::Itself, cx);
             }
         }
     }
 
     /// The last connection of a workload ended.
     pub(crate) fn left(&mut self, id: WorkloadId, cx: &mut Context<'_>) {
-        let Some((name, entry)) = self
+        if let Some((name, _)) = self.departing.remove(&id) {
+            self.release(id, &name, cx);
+            return;
+        }
+        let Some(name) = self
             .entries
-            .iter_mut()
+            .iter()
             .find(|(_, entry)| matches!(&entry.state, State::Leaving(active) if active.id == id))
+            .map(|(name, _)| name.clone())
         else {
             return;
         };
-        if let Err(error) = cx.kernel.release(id) {
-            tracing::warn!(workload = %name, error = chain(&error), "was not put back as it was");
-        }
-        self.claimed.remove(&id);
-        tracing::info!(workload = %name, %id, "left");
+        self.release(id, &name, cx);
+        let Some(entry) = self.entries.get_mut(&name) else {
+            return;
+        };
         match entry.wanted {
             Some(_) => {
                 let (state, reason) = Entry::wait(None);
                 entry.enter(state, reason);
             }
             None => {
-                let name = name.clone();
                 self.entries.remove(&name);
             }
         }
     }
 
+    fn release(&mut self, id: WorkloadId, name: &Name, cx: &mut Context<'_>) {
+        if let Err(error) = cx.kernel.release(id) {
+            tracing::warn!(workload = %name, error = chain(&error), "was not put back as it was");
+        }
+        self.claimed.remove(&id);
+        tracing::info!(workload = %name, %id, "left");
+    }
+
     /// Looks whether what is enrolled is still what its selector means.
     pub(crate) fn check(&mut self, cx: &mut Context<'_>) {
-        let gone: Vec<(Name, String)> = self
-            .entries
-            .iter()
-            .filter_map(|(name, entry)| {
-                let (State::Preparing(active) | State::Enrolled(active)) = &entry.state else {
-                    return None;
-                };
-                let reason = match select::find(&entry.wanted.as_ref()?.selector, cx.cgroup2) {
-                    Ok((_, mark)) if mark == active.mark => return None,
-                    Ok(_) => "it was made anew".to_owned(),
-                    // What cannot be looked at may well be there.
-                    Err(select::NotFound::Unreadable { .. }) => return None,
-                    Err(error) => error.to_string(),
-                };
-                Some((name.clone(), reason))
-            })
-            .collect();
+        cx.finder.look_anew();
+        let mut gone = Vec::new();
+        for (name, entry) in &self.entries {
+            let (State::Preparing(active) | State::Enrolled(active)) = &entry.state else {
+                continue;
+            };
+            let Some(wanted) = &entry.wanted else {
+                continue;
+            };
+            let known = Some(active.mark);
+            let reason = match cx.finder.find(&wanted.selector, &wanted.addresses, known) {
+                Ok((_, mark)) if mark == active.mark => continue,
+                Ok(_) => "it was made anew".to_owned(),
+                // What cannot be looked at may well be there.
+                Err(NotFound::Unreadable { .. }) => continue,
+                Err(error) => error.to_string(),
+            };
+            gone.push((name.clone(), reason));
+        }
         for (name, reason) in gone {
-            self.leave(&name, &reason, cx);
+            self.leave(&name, &reason, Leaving::Replaced, cx);
         }
     }
 
     /// Every workload leaves for good.
     pub(crate) fn leave_all(&mut self, cx: &mut Context<'_>) {
+        for entry in self.entries.values_mut() {
+            entry.announced = None;
+        }
         self.want(Vec::new(), cx);
     }
 
     /// Every leaving workload has left, whatever its connections do.
     pub(crate) fn release_all(&mut self, cx: &mut Context<'_>) {
-        for id in self.ids(|state| matches!(state, State::Leaving(_))) {
+        for id in self.leaving() {
             self.left(id, cx);
         }
     }
 
-    fn leave(&mut self, name: &Name, reason: &str, cx: &mut Context<'_>) {
+    fn leaving(&self) -> Vec<WorkloadId> {
+        let mut leaving = self.ids(|state| matches!(state, State::Leaving(_)));
+        leaving.extend(self.departing.keys());
+        leaving
+    }
+
+    fn leave(&mut self, name: &Name, reason: &str, how: Leaving, cx: &mut Context<'_>) {
         let Some(entry) = self.entries.get_mut(name) else {
             return;
         };
@@ -318,7 +394,12 @@ impl Enrolments {
                     self.entries.remove(name);
                 }
             },
-            State::Leaving(_) => {}
+            State::Leaving(active) => {
+                let active = active.clone();
+                if how == Leaving::Replaced && entry.wanted.is_some() {
+                    self.depart(name, active);
+                }
+            }
             State::Preparing(active) | State::Enrolled(active) => {
                 tracing::info!(workload = %name, id = %active.id, reason, "leaves");
                 if let Err(error) = cx.kernel.unenrol(active.id) {
@@ -331,8 +412,21 @@ impl Enrolments {
                     Vec::new(),
                 ));
                 let active = active.clone();
-                entry.enter(State::Leaving(active), Some(reason.to_owned()));
+                if how == Leaving::Replaced && entry.wanted.is_some() {
+                    self.depart(name, active);
+                } else {
+                    entry.enter(State::Leaving(active), Some(reason.to_owned()));
+                }
             }
+        }
+    }
+
+    /// Makes the place of one that leaves free for another.
+    fn depart(&mut self, name: &Name, active: Active) {
+        self.departing.insert(active.id, (name.clone(), active));
+        if let Some(entry) = self.entries.get_mut(name) {
+            let (state, reason) = Entry::wait(None);
+            entry.enter(state, reason);
         }
     }
 
@@ -341,16 +435,11 @@ impl Enrolments {
     fn sweep(&mut self, cx: &mut Context<'_>) {
         let untried =
             |entry: &Entry| matches!(entry.state, State::Waiting { .. }) && entry.reason.is_none();
-        if self.swept || self.entries.values().any(untried) {
+        if self.swept || !cx.current || self.entries.values().any(untried) {
             return;
         }
         self.swept = true;
-        let ours: BTreeSet<WorkloadId> = self
-            .entries
-            .values()
-            .filter_map(Entry::active)
-            .map(|active| active.id)
-            .collect();
+        let ours: BTreeSet<WorkloadId> = self.actives().map(|(_, active)| active.id).collect();
         for id in cx.kernel.known() {
             if ours.contains(&id) || self.claimed.contains(&id) {
                 continue;
@@ -363,6 +452,13 @@ impl Enrolments {
         }
     }
 
+    /// Everything that has a number.
+    fn actives(&self) -> impl Iterator<Item = (&Name, &Active)> {
+        let entries = self.entries.iter();
+        let placed = entries.filter_map(|(name, entry)| Some((name, entry.active()?)));
+        placed.chain(self.departing.values().map(|(name, active)| (name, active)))
+    }
+
     fn ids(&self, state: impl Fn(&State) -> bool) -> Vec<WorkloadId> {
         self.entries
             .values()
@@ -371,12 +467,29 @@ impl Enrolments {
             .collect()
     }
 
-    /// Whether every workload that can be served is: none is between two listeners.
+    /// Whether every workload that can be served is: none is between two listeners, or two agents.
     pub(crate) fn settled(&self) -> bool {
         self.swept
-            && self
-                .ids(|state| matches!(state, State::Preparing(_)))
-                .is_empty()
+            && !self.entries.values().any(|entry| {
+                entry.held && matches!(entry.state, State::Waiting { .. })
+                    || matches!(entry.state, State::Preparing(_))
+            })
+    }
+}
+
+/// Why a workload cannot be prepared yet.
+struct NotYet {
+    reason: String,
+    /// What holds it up is the node itself; whatever an earlier agent did for it goes on.
+    held: bool,
+}
+
+impl NotYet {
+    fn because(reason: impl Into<String>) -> Self {
+        Self {
+            reason: reason.into(),
+            held: false,
+        }
     }
 }
 
@@ -393,7 +506,8 @@ fn adjust(old: &Wanted, new: &Wanted, entry: &Entry, cx: &mut Context<'_>) -> bo
     } = old;
     let same = identity == &new.identity
         && selector == &new.selector
-        && addresses == &new.addresses
+        // A pod's are what proved it; what is enrolled was proven.
+        && (addresses == &new.addresses || matches!(selector, Selector::Pod(_)))
         && ports == &new.ports
         && udp == &new.udp;
     if !same || *mode == new.mode {

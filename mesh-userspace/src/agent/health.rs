@@ -4,16 +4,32 @@ use std::io;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::Query;
 use axum::http::StatusCode;
 use axum::routing::get;
+use serde::Deserialize;
 use tokio::net::TcpListener;
 
 use super::view::View;
 
-/// Serves `/livez` and `/readyz`.
-pub(crate) async fn serve(listener: TcpListener, view: Arc<View>) -> io::Result<()> {
-    let readiness = get(async move || {
-        let missing = view.not_ready();
+/// Whose readiness is meant.
+#[derive(Deserialize)]
+struct Whose {
+    /// The agent's pod. Two agents of one node share its address.
+    pod: Option<String>,
+}
+
+/// Serves `/livez` and `/readyz`. `pod` is the agent's own, if it has one.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    view: Arc<View>,
+    pod: Option<String>,
+) -> io::Result<()> {
+    let readiness = get(async move |Query(whose): Query<Whose>| {
+        let mut missing = view.not_ready();
+        if whose.pod.is_some() && whose.pod != pod {
+            missing.push("the agent of another pod serves this node".to_owned());
+        }
         match missing.is_empty() {
             true => (StatusCode::OK, "ready\n".to_owned()),
             false => (StatusCode::SERVICE_UNAVAILABLE, missing.join("\n") + "\n"),

@@ -70,7 +70,12 @@ pub(crate) fn is_root() -> bool {
 
 /// Where the cgroup v2 hierarchy is mounted.
 pub(crate) fn cgroup2_mount() -> Option<PathBuf> {
-    let mounts = std::fs::read_to_string("/proc/self/mounts").ok()?;
+    cgroup2_in(Path::new("/proc/self/mounts"))
+}
+
+/// The same, by a list of mounts.
+pub(crate) fn cgroup2_in(mounts: &Path) -> Option<PathBuf> {
+    let mounts = std::fs::read_to_string(mounts).ok()?;
     mounts.lines().find_map(|line| {
         let mut fields = line.split(' ').skip(1);
         let (path, kind) = (fields.next()?, fields.next()?);

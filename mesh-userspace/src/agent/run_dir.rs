@@ -33,6 +33,18 @@ pub(crate) struct State {
     pub(crate) cgroup_root: Option<PathBuf>,
     /// Where the pins are, likewise.
     pub(crate) bpffs: Option<PathBuf>,
+    /// Where the CNI plugin is, likewise, on a node of a cluster.
+    pub(crate) plugin: Option<Plugin>,
+}
+
+/// Where the CNI plugin is, by the paths of the node.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Plugin {
+    pub(crate) bin_dir: PathBuf,
+    pub(crate) conf_dir: PathBuf,
+    pub(crate) state_dir: PathBuf,
+    pub(crate) run_dir: PathBuf,
 }
 
 impl RunDir {
@@ -67,6 +79,14 @@ impl RunDir {
         })
     }
 
+    /// Whether no agent has it. One that looks does not take it.
+    pub(crate) fn is_free(path: &Path) -> bool {
+        let Ok(file) = File::open(path.join(LOCK)) else {
+            return false;
+        };
+        Flock::lock(file, FlockArg::LockSharedNonblock).is_ok()
+    }
+
     /// The state as it is.
     pub(crate) fn state(&self) -> &State {
         &self.state
@@ -96,16 +116,26 @@ impl RunDir {
         self.write()
     }
 
+    /// Remembers where the CNI plugin is.
+    pub(crate) fn remember_plugin(&mut self, plugin: Plugin) -> Result<(), AgentError> {
+        self.state.plugin = Some(plugin);
+        self.write()
+    }
+
     /// Removes everything of ours from it, and itself when nothing else is in it.
     pub(crate) fn remove(self) -> Result<(), AgentError> {
-        for name in [STATE, crate::api::SOCKET_NAME, LOCK] {
+        let namespaces = crate::cni::namespaces::FILE;
+        for name in [STATE, crate::api::SOCKET_NAME, namespaces, LOCK] {
             remove_file(&self.path.join(name))?;
         }
         match fs::remove_dir(&self.path) {
             Err(error)
                 if !matches!(
                     error.kind(),
-                    io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotFound
+                    // In a container it is a mount, and stays.
+                    io::ErrorKind::DirectoryNotEmpty
+                        | io::ErrorKind::NotFound
+                        | io::ErrorKind::ResourceBusy
                 ) =>
             {
                 Err(AgentError::RunDir {

@@ -13,11 +13,14 @@ use mesh_core::snapshot::Snapshot;
 use mesh_core::workload::WorkloadId;
 use mesh_identity::store;
 use mesh_proxy::link::{self, AgentEnd, LinkError, SocketKind, ToAgent, ToWorker, WORKER_FD};
+use nix::fcntl::OFlag;
+use tokio::io::AsyncReadExt;
 use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, oneshot};
 use zeroize::Zeroize;
 
 use super::AgentError;
+use super::options::Options;
 use crate::cli::args::LogArgs;
 
 /// The worker tells figures every second. One that has been silent for this long answers nobody.
@@ -77,14 +80,16 @@ impl Worker {
     pub(crate) fn start(
         generation: u32,
         cgroup: &Path,
-        log: &LogArgs,
+        options: &Options,
         events: mpsc::Sender<Event>,
     ) -> Result<Self, AgentError> {
         let failed = |step| move |source| AgentError::System { step, source };
         let (ours, theirs) = link::pair()
             .map_err(io::Error::other)
             .map_err(failed("cannot make the link to a worker"))?;
-        let child = spawn(cgroup, log, &theirs).map_err(failed("cannot start a worker"))?;
+        let words = words(options).map_err(failed("cannot make a pipe for a worker's log"))?;
+        let child =
+            spawn(cgroup, &options.log, &theirs, words).map_err(failed("cannot start a worker"))?;
         drop(theirs);
         let link = AgentEnd::new(ours)
             .map_err(io::Error::other)
@@ -174,9 +179,28 @@ impl Backoff {
     }
 }
 
+/// Where a worker's log goes: to ours. In a container it must not hold what the container's is written to, for which a
+/// runtime waits when the container ends; so there it goes through the agent, as long as there is one. A full pipe loses
+/// lines, rather than hold up the worker.
+fn words(options: &Options) -> io::Result<Stdio> {
+    if options.cluster().is_none() {
+        return Ok(Stdio::inherit());
+    }
+    let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+    let mut read = tokio::net::unix::pipe::Receiver::from_owned_fd(read)?;
+    tokio::spawn(async move {
+        let mut piece = vec![0; 4096];
+        while let Ok(length @ 1..) = read.read(&mut piece).await {
+            // As any line of our own: lost where nobody takes it.
+            drop(io::stderr().write_all(&piece[..length]));
+        }
+    });
+    Ok(write.into())
+}
+
 /// Starts the process: in its cgroup before it is another program, with the link as its only descriptor beside the
 /// standard ones, and with nothing of the agent's environment.
-fn spawn(cgroup: &Path, log: &LogArgs, link: &OwnedFd) -> io::Result<Child> {
+fn spawn(cgroup: &Path, log: &LogArgs, link: &OwnedFd, words: Stdio) -> io::Result<Child> {
     let procs = OpenOptions::new()
         .write(true)
         .open(cgroup.join("cgroup.procs"))?;
@@ -195,6 +219,7 @@ fn spawn(cgroup: &Path, log: &LogArgs, link: &OwnedFd) -> io::Result<Child> {
         .env_clear()
         .stdin(Stdio::null())
         .stdout(Stdio::null())
+        .stderr(words)
         // Ctrl-C is for the agent, which drains its worker.
         .process_group(0)
         .kill_on_drop(false);

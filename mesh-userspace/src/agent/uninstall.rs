@@ -7,7 +7,9 @@ use mesh_kernel::Removed;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::run_dir::RunDir;
+use super::cni_install::Installer;
+use super::host::Host;
+use super::run_dir::{Plugin, RunDir};
 use super::{AgentError, preflight};
 
 /// How long workers may take to drain.
@@ -51,8 +53,41 @@ pub(crate) fn offline(places: &Places) -> Result<Vec<String>, AgentError> {
         tunnel_port: mesh_common::TUNNEL_PORT,
         generation: u64::from(remembered.generation),
     })?;
+    let mut words = words(&removed);
+    if let Some(plugin) = remembered.plugin {
+        words.extend(plugin_away(&Host::behind(Path::new("/proc")), &plugin)?);
+    }
     run_dir.remove()?;
-    Ok(words(&removed))
+    Ok(words)
+}
+
+/// Takes the CNI plugin away. Gives what was done, in words.
+pub(crate) fn plugin_away(host: &Host, plugin: &Plugin) -> Result<Vec<String>, AgentError> {
+    let Plugin {
+        bin_dir,
+        conf_dir,
+        state_dir,
+        run_dir: _,
+    } = plugin;
+    let installer = Installer {
+        program: PathBuf::new(),
+        bin_dir: host.path(bin_dir),
+        conf_dir: host.path(conf_dir),
+        state_dir: host.path(state_dir),
+        told: Default::default(),
+    };
+    let words = installer.restore()?;
+    // What was written down for the plugin says nothing without it.
+    for name in [crate::cni::namespaces::FILE, super::control::WORLD] {
+        let path = installer.state_dir.join(name);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(path = %path.display(), %error, "cannot be removed");
+            }
+            _ => {}
+        }
+    }
+    Ok(words)
 }
 
 /// What was removed, for people.

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::describe;
 use super::flows::Flows;
+use super::node::pods::Answer;
 use crate::api::filter::nearest;
 use crate::api::flow::Flow;
 use crate::api::objects::{
@@ -22,6 +22,7 @@ use crate::api::objects::{
     WorkloadCounts,
 };
 use crate::api::server;
+use crate::cni::wire::{PodAnswer, PodRequest};
 
 /// How long a question waits for figures of this moment.
 const REFRESH: Duration = Duration::from_millis(100);
@@ -33,7 +34,18 @@ pub(crate) enum Command {
     Look(oneshot::Sender<()>),
     /// Take everything away and end.
     Uninstall(oneshot::Sender<Result<Vec<String>, Problem>>),
+    /// A container runtime announces a pod, and waits for it to be enforced.
+    AddPod(PodRequest, Answer),
+    /// It takes one down.
+    RemovePod(PodRequest, oneshot::Sender<()>),
+    /// It asks whether one is enforced.
+    CheckPod(PodRequest, Answer),
+    /// Leave the node to the next agent, which waits.
+    HandOver(HandedOver),
 }
+
+/// Who waits for a node to be handed over.
+pub(crate) type HandedOver = oneshot::Sender<Result<(), Problem>>;
 
 /// A node, as it is seen.
 #[derive(Debug)]
@@ -60,13 +72,19 @@ pub(crate) struct State {
     pub(crate) trusted_roots: usize,
     /// The agent was told to end.
     pub(crate) ending: bool,
+    /// Every workload that can be served is.
+    pub(crate) settled: bool,
+    /// The network configuration that has the CNI plugin, or why none has; `None`: none is to have it.
+    pub(crate) plugin: Result<Option<String>, String>,
+    /// What follows from kubelet not being known.
+    pub(crate) kubelet_missing: Option<String>,
 }
 
 impl View {
-    /// A node about which nothing is known yet.
+    /// A node about which nothing is known yet. `source` is where its configuration comes from, in words.
     pub(crate) fn new(
         node: &str,
-        file: &Path,
+        source: &str,
         flows: Arc<Flows>,
         commands: mpsc::Sender<Command>,
     ) -> Self {
@@ -77,7 +95,7 @@ impl View {
             flows,
             state: Mutex::new(State {
                 configuration: Configuration {
-                    file: file.display().to_string(),
+                    file: source.to_owned(),
                     generation: 0,
                     applied_generation: 0,
                     read_at: None,
@@ -90,6 +108,9 @@ impl View {
                 certificates: Vec::new(),
                 trusted_roots: 0,
                 ending: false,
+                settled: false,
+                plugin: Ok(None),
+                kubelet_missing: None,
             }),
             commands,
         }
@@ -115,7 +136,7 @@ impl View {
     }
 }
 
-fn not_ready(state: &State) -> Vec<String> {
+pub(crate) fn not_ready(state: &State) -> Vec<String> {
     let mut missing = Vec::new();
     let mut lacks = |lacking: bool, what: &str| {
         if lacking {
@@ -133,6 +154,13 @@ fn not_ready(state: &State) -> Vec<String> {
     lacks(
         state.configuration.applied_generation == 0,
         "no configuration was applied yet",
+    );
+    if let Err(why) = &state.plugin {
+        lacks(true, why);
+    }
+    lacks(
+        state.plugin != Ok(None) && !state.settled,
+        "not every workload that runs is served yet",
     );
     lacks(state.ending, "the agent is ending");
     missing
@@ -227,17 +255,52 @@ impl server::Node for View {
     }
 
     fn uninstall(&self) -> impl Future<Output = Result<Vec<String>, Problem>> + Send {
+        self.ask(Command::Uninstall)
+    }
+
+    fn add_pod(&self, pod: PodRequest) -> impl Future<Output = Result<PodAnswer, Problem>> + Send {
+        self.ask(|answer| Command::AddPod(pod, answer))
+    }
+
+    async fn remove_pod(&self, pod: PodRequest) -> Result<(), Problem> {
+        let (done, removed) = oneshot::channel();
+        let sent = self.commands.send(Command::RemovePod(pod, done)).await;
+        sent.map_err(|_closed| ending())?;
+        removed.await.map_err(|_closed| ending())
+    }
+
+    fn check_pod(
+        &self,
+        pod: PodRequest,
+    ) -> impl Future<Output = Result<PodAnswer, Problem>> + Send {
+        self.ask(|answer| Command::CheckPod(pod, answer))
+    }
+
+    fn hand_over(&self) -> impl Future<Output = Result<(), Problem>> + Send {
+        self.ask(Command::HandOver)
+    }
+}
+
+impl View {
+    /// Has the loop do something, and waits for its answer.
+    fn ask<T, F>(&self, command: F) -> impl Future<Output = Result<T, Problem>> + Send + use<T, F>
+    where
+        T: Send + 'static,
+        F: FnOnce(oneshot::Sender<Result<T, Problem>>) -> Command,
+    {
+        let (answer, answered) = oneshot::channel();
+        let command = command(answer);
         let commands = self.commands.clone();
         async move {
-            let (answer, answered) = oneshot::channel();
-            let ending = || Problem::new("the agent is ending; try again in a moment");
-            commands
-                .send(Command::Uninstall(answer))
-                .await
-                .map_err(|_closed| ending())?;
+            let sent = commands.send(command).await;
+            sent.map_err(|_closed| ending())?;
             answered.await.map_err(|_closed| ending())?
         }
     }
+}
+
+fn ending() -> Problem {
+    Problem::new("the agent is ending; try again in a moment")
 }
 
 /// A certificate with less than this left was due for renewal long ago.
@@ -249,6 +312,7 @@ fn checks(state: &State, now: Timestamp) -> Vec<Check> {
     check_kernel(state, &mut checks);
     check_worker(state, &mut checks);
     check_configuration(state, &mut checks);
+    check_cluster(state, &mut checks);
     check_workloads(state, &mut checks);
     check_identities(state, now, &mut checks);
     checks
@@ -370,6 +434,32 @@ fn check_configuration(state: &State, checks: &mut Vec<Check>) {
             CheckState::Warning,
             format!("generation {read} was read, generation {applied} is applied"),
             "ask again in a moment; if it stays so, look at the worker",
+        ),
+    });
+}
+
+fn check_cluster(state: &State, checks: &mut Vec<Check>) {
+    const SECTION: &str = "cluster";
+    match &state.plugin {
+        Ok(None) => return,
+        Ok(Some(name)) => checks.push(Check::ok(
+            SECTION,
+            format!("new pods are announced by the CNI plugin, chained in {name}"),
+        )),
+        Err(why) => checks.push(Check::bad(
+            SECTION,
+            CheckState::Failed,
+            why.clone(),
+            "look at the folders of --cni-bin-dir and --cni-conf-dir; it is tried again all the time",
+        )),
+    }
+    checks.push(match &state.kubelet_missing {
+        None => Check::ok(SECTION, "kubelet is known by its cgroup"),
+        Some(why) => Check::bad(
+            SECTION,
+            CheckState::Warning,
+            why.clone(),
+            "does kubelet run on this node, and does the agent see the node's processes (hostPID)?",
         ),
     });
 }

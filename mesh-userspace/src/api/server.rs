@@ -18,6 +18,8 @@ use tokio::net::UnixListener;
 use tokio::sync::broadcast::{self, error::RecvError};
 
 use super::flow::Flow;
+use crate::cni::wire::{self, PodAnswer, PodRequest};
+
 use super::objects::{
     Bookmark, Certificate, Checks, Explanation, FlowQuery, List, Lost, Object, Policy, Problem,
     Route, Service, Status, Workload,
@@ -39,7 +41,19 @@ pub(crate) trait Node: Send + Sync + 'static {
     fn explain(&self, source: &str, destination: &str) -> Result<Explanation, Problem>;
     /// Takes every trace of the mesh from the node; the agent exits afterwards. Gives what was removed, in words.
     fn uninstall(&self) -> impl Future<Output = Result<Vec<String>, Problem>> + Send;
+    /// A container runtime announces a pod. Answers when the mesh is enforced for it, or it has nothing to do with it.
+    fn add_pod(&self, pod: PodRequest) -> impl Future<Output = Result<PodAnswer, Problem>> + Send;
+    /// It takes one down.
+    fn remove_pod(&self, pod: PodRequest) -> impl Future<Output = Result<(), Problem>> + Send;
+    /// It asks whether one is enforced.
+    fn check_pod(&self, pod: PodRequest)
+    -> impl Future<Output = Result<PodAnswer, Problem>> + Send;
+    /// Leaves the node to the next agent; answers when that can have it.
+    fn hand_over(&self) -> impl Future<Output = Result<(), Problem>> + Send;
 }
+
+/// Where the next agent asks for the node.
+pub(crate) const HAND_OVER: &str = "/v1/handover";
 
 /// Opens the socket, for root alone. A stale one of a dead agent is replaced: the caller holds the run directory's lock.
 pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
@@ -54,10 +68,23 @@ pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
 
 /// Serves the API until the future is dropped.
 pub(crate) async fn serve<N: Node>(listener: UnixListener, node: Arc<N>) -> io::Result<()> {
-    axum::serve(listener, router(node)).await
+    axum::serve(listener, of_the_node(node)).await
 }
 
-fn router<N: Node>(node: Arc<N>) -> Router {
+/// What is asked on the node itself.
+fn of_the_node<N: Node>(node: Arc<N>) -> Router {
+    let own = Router::new()
+        .route(wire::ADD, post(add_pod::<N>))
+        .route(wire::DELETE, post(remove_pod::<N>))
+        .route(wire::CHECK, post(check_pod::<N>))
+        .route(HAND_OVER, post(hand_over::<N>))
+        .route("/v1/uninstall", post(uninstall::<N>))
+        .with_state(Arc::clone(&node));
+    router(node).merge(own)
+}
+
+/// What can be asked from elsewhere, too, through the controller.
+pub(crate) fn router<N: Node>(node: Arc<N>) -> Router {
     Router::new()
         .route("/v1/status", get(status::<N>))
         .route("/v1/workloads", get(workloads::<N>))
@@ -68,7 +95,6 @@ fn router<N: Node>(node: Arc<N>) -> Router {
         .route("/v1/check", get(checks::<N>))
         .route("/v1/explain", get(explain::<N>))
         .route("/v1/flows", post(flows::<N>))
-        .route("/v1/uninstall", post(uninstall::<N>))
         .fallback(async || {
             let problem = Problem::new(
                 "this agent does not know the request: the command line and the agent are of different versions; \
@@ -138,6 +164,30 @@ async fn uninstall<N: Node>(State(node): State<Arc<N>>) -> Response {
     match node.uninstall().await {
         Ok(removed) => Json(removed).into_response(),
         Err(problem) => (StatusCode::INTERNAL_SERVER_ERROR, Json(problem)).into_response(),
+    }
+}
+
+async fn add_pod<N: Node>(State(node): State<Arc<N>>, Json(pod): Json<PodRequest>) -> Response {
+    later(node.add_pod(pod).await)
+}
+
+async fn remove_pod<N: Node>(State(node): State<Arc<N>>, Json(pod): Json<PodRequest>) -> Response {
+    later(node.remove_pod(pod).await)
+}
+
+async fn check_pod<N: Node>(State(node): State<Arc<N>>, Json(pod): Json<PodRequest>) -> Response {
+    later(node.check_pod(pod).await)
+}
+
+async fn hand_over<N: Node>(State(node): State<Arc<N>>) -> Response {
+    later(node.hand_over().await)
+}
+
+/// An answer that may be another one later.
+fn later<T: Serialize>(answer: Result<T, Problem>) -> Response {
+    match answer {
+        Ok(answer) => Json(answer).into_response(),
+        Err(problem) => (StatusCode::SERVICE_UNAVAILABLE, Json(problem)).into_response(),
     }
 }
 

@@ -1,12 +1,12 @@
 //! What can be typed. No behaviour: each verb's file says what it does with it.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use super::cluster_args::{MembershipArgs, StatusArgs};
+pub(crate) use super::node_args::{KubernetesArgs, NodeArgs, OnStop, ReadyArgs};
 
 /// The mesh without sidecars: identities, mutual TLS, policy and routing for running workloads, in the kernel.
 #[derive(Debug, Parser)]
@@ -93,6 +93,12 @@ pub(crate) enum Command {
     /// Run a proxy worker (started by the agent, never by hand)
     #[command(hide = true)]
     Proxy(ProxyArgs),
+    /// Act as a CNI plugin (called by container runtimes, as the file warren-cni, never by hand)
+    #[command(hide = true)]
+    Cni,
+    /// Say whether this container's agent is the one that serves the node, and ready (a readiness probe)
+    #[command(hide = true)]
+    Ready(ReadyArgs),
     /// Show connections, one line each, with identities, route, verdict and the rule that gave it
     Flows(FlowsArgs),
     /// Show the node, or the cluster, in a few lines
@@ -127,62 +133,6 @@ pub(crate) enum Command {
         /// A verb, or a topic
         topic: Vec<String>,
     },
-}
-
-/// `warren node`.
-#[derive(Args, Clone, Debug)]
-#[command(
-    after_help = "Examples:\n  warren node -f warren.yaml\n  warren node -f warren.yaml --name a --run-dir /run/warren-a\n\n\
-    SIGTERM ends the agent. Capture stays in the kernel and the proxy goes on (but see --on-stop), until the next agent takes over;\n\
-    SIGINT (Ctrl-C) drains the proxy, too. Either way nothing leaves in clear. To take everything away: warren uninstall"
-)]
-pub(crate) struct NodeArgs {
-    /// The configuration; read again whenever it changes
-    #[arg(
-        short,
-        long,
-        value_name = "FILE",
-        default_value = "/etc/warren/warren.yaml"
-    )]
-    pub(crate) file: PathBuf,
-    /// Name of this node [default: node.name of the file, else the host's name]
-    #[arg(long, value_name = "NODE")]
-    pub(crate) name: Option<String>,
-    /// Folder for the socket and what is kept between starts
-    #[arg(long, value_name = "DIR", default_value = "/run/warren")]
-    pub(crate) run_dir: PathBuf,
-    /// Folder for pinned programs and maps; mounted when it is not a BPF file system
-    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/warren")]
-    pub(crate) bpffs: PathBuf,
-    /// The cgroup whose processes can be captured [default: the root of the cgroup2 mount]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) cgroup_root: Option<PathBuf>,
-    /// The cgroup for the agent and its proxies [default: warren, below the agent's own]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) mesh_cgroup: Option<PathBuf>,
-    /// Where metrics are served
-    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:15020")]
-    pub(crate) metrics_listen: SocketAddr,
-    /// Where health is served
-    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:15021")]
-    pub(crate) health_listen: SocketAddr,
-    /// Threads of the proxy that carry connections [default: one per core]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
-    pub(crate) threads: Option<u16>,
-    /// What becomes of the proxy on SIGTERM
-    #[arg(long, value_enum, default_value = "leave")]
-    pub(crate) on_stop: OnStop,
-    #[command(flatten)]
-    pub(crate) log: LogArgs,
-}
-
-/// What becomes of the proxy when the agent is told to stop.
-#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
-pub(crate) enum OnStop {
-    /// It goes on, until the next agent's takes over: a restart that nobody notices
-    Leave,
-    /// It finishes its connections (node.drain) and ends, then the agent: where everything is ended together anyway
-    Drain,
 }
 
 /// Flags about the log.

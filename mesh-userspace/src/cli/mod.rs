@@ -26,8 +26,10 @@ mod help;
 mod kubectl;
 mod membership;
 mod node;
+mod node_args;
 mod output;
 mod proxy;
+mod ready;
 mod status;
 mod target;
 mod uninstall;
@@ -156,6 +158,10 @@ fn dispatch(cli: Cli, matches: &clap::ArgMatches) -> Result<Exit, CliError> {
     let Cli { global, command } = cli;
     match command {
         Command::Node(args) => node::run(args),
+        Command::Ready(args) => ready::run(&args),
+        Command::Cni => Err(CliError::Usage(
+            "this is a CNI plugin: container runtimes call it, with CNI_COMMAND in its environment".to_owned(),
+        )),
         Command::Proxy(args) => proxy::run(&args),
         Command::Flows(args) => {
             let terms = flows::terms(matches.subcommand().map_or(matches, |(_, matches)| matches))?;

@@ -7,24 +7,24 @@ use mesh_core::identity::SpiffeId;
 use mesh_core::workload::{Name, WorkloadId};
 use mesh_proxy::link::LocalWorkload;
 
-use super::{Enrolments, Entry, State};
+use super::{Enrolments, State};
 use crate::api::objects::{Enrolment, EnrolmentState};
 
 impl Enrolments {
     /// The name behind a number.
     pub(crate) fn name(&self, id: WorkloadId) -> Option<&Name> {
-        let mut entries = self.entries.iter();
-        entries
-            .find(|(_, entry)| entry.active().is_some_and(|active| active.id == id))
+        let mut actives = self.actives();
+        actives
+            .find(|(_, active)| active.id == id)
             .map(|(name, _)| name)
     }
 
     /// The workload behind a number.
     pub(crate) fn workload(&self, id: WorkloadId) -> Option<&LocalWorkload> {
-        let mut active = self.entries.values().filter_map(Entry::active);
-        active
-            .find(|active| active.id == id)
-            .map(|active| &active.workload)
+        let mut actives = self.actives();
+        actives
+            .find(|(_, active)| active.id == id)
+            .map(|(_, active)| &active.workload)
     }
 
     /// The addresses that workloads were found to have.
@@ -43,10 +43,12 @@ impl Enrolments {
             .entries
             .values()
             .filter_map(|entry| entry.wanted.as_ref());
-        let active = self.entries.values().filter_map(Entry::active);
         wanted
             .map(|wanted| wanted.identity.clone())
-            .chain(active.map(|active| active.workload.identity.clone()))
+            .chain(
+                self.actives()
+                    .map(|(_, active)| active.workload.identity.clone()),
+            )
             .collect()
     }
 

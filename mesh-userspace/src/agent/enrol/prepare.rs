@@ -6,8 +6,8 @@ use mesh_core::workload::WorkloadId;
 use mesh_kernel::{EnrolRequest, Kernel, Target};
 use mesh_proxy::link::{self, LocalWorkload, ToWorker};
 
-use super::{Active, Context, Enrolments, State, Wanted};
-use crate::agent::select::{self, Found};
+use super::{Active, Context, Enrolments, Leaving, NotYet, Wanted};
+use crate::agent::select::Found;
 use crate::agent::supervise::{Outgoing, chain};
 
 impl Enrolments {
@@ -15,9 +15,11 @@ impl Enrolments {
         &mut self,
         wanted: &Wanted,
         cx: &mut Context<'_>,
-    ) -> Result<(Active, Vec<mesh_kernel::Listener>), String> {
-        let (found, mark) =
-            select::find(&wanted.selector, cx.cgroup2).map_err(|error| error.to_string())?;
+    ) -> Result<(Active, Vec<mesh_kernel::Listener>), NotYet> {
+        let (found, mark) = cx
+            .finder
+            .find(&wanted.selector, &wanted.addresses, None)
+            .map_err(|error| NotYet::because(error.to_string()))?;
         let target = match found {
             Found::NetworkNamespace(namespace) => Target::NetworkNamespace(namespace),
             Found::Cgroup(path) => Target::Cgroup {
@@ -26,18 +28,28 @@ impl Enrolments {
                 ports: wanted.ports.clone(),
             },
         };
-        let known = cx.kernel.known_id(&target).map_err(|error| chain(&error))?;
+        let failed = |error| NotYet::because(chain(&error));
+        let known = cx.kernel.known_id(&target).map_err(failed)?;
         let id = match known {
             Some(id) => id,
             None => self.free_id(cx.kernel),
         };
         if let Some(id) = known {
             self.claimed.insert(id);
-            if let Some((other, _)) = self.entries.iter().find(|(name, entry)| {
-                **name != wanted.name && entry.active().is_some_and(|active| active.id == id)
-            }) {
-                return Err(format!("{other} selects the same; a workload has one name"));
+            let mut actives = self.actives().filter(|(_, active)| active.id == id);
+            if let Some((other, _)) = actives.next() {
+                return Err(NotYet::because(match *other == wanted.name {
+                    true => "its connections from before have to end first".to_owned(),
+                    false => format!("{other} selects the same; a workload has one name"),
+                }));
             }
+        }
+        if !(cx.certified)(&wanted.identity) {
+            // A guard that holds back new connections must not be closed for as long as it takes to get one.
+            return Err(NotYet {
+                reason: "the node has no certificate of its identity yet".to_owned(),
+                held: true,
+            });
         }
         let prepared = cx
             .kernel
@@ -47,7 +59,7 @@ impl Enrolments {
                 mode: wanted.mode,
                 udp: wanted.udp,
             })
-            .map_err(|error| chain(&error))?;
+            .map_err(failed)?;
         tracing::info!(
             workload = %wanted.name,
             %id,
@@ -63,7 +75,13 @@ impl Enrolments {
             addresses: prepared.addresses,
             host: prepared.host,
         };
-        Ok((Active { id, mark, workload }, prepared.listeners))
+        let active = Active {
+            id,
+            mark,
+            selector: wanted.selector.clone(),
+            workload,
+        };
+        Ok((active, prepared.listeners))
     }
 
     /// A number that nobody has, nor had in this agent's time.
@@ -117,8 +135,7 @@ impl Enrolments {
     /// Tells a new worker about everything. What was leaving has left: its connections ended with the worker before.
     pub(crate) fn announce_all(&mut self, cx: &mut Context<'_>) {
         self.host_told = false;
-        let leaving: Vec<WorkloadId> = self.ids(|state| matches!(state, State::Leaving(_)));
-        for id in leaving {
+        for id in self.leaving() {
             self.left(id, cx);
         }
         let active: Vec<LocalWorkload> = self
@@ -131,7 +148,8 @@ impl Enrolments {
                 Ok(listeners) => self.announce(&workload, listeners, cx),
                 Err(error) => {
                     tracing::error!(workload = %workload.name, error = chain(&error), "has no listeners any more");
-                    self.leave(&workload.name, "its listeners were lost", cx);
+                    let reason = "its listeners were lost";
+                    self.leave(&workload.name, reason, Leaving::Itself, cx);
                 }
             }
         }

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 
 use super::Node;
 use crate::agent::supervise::{Outgoing, chain};
+use crate::agent::view::HandedOver;
 use crate::api::objects::Problem;
 
 /// The longest that an uninstall waits for connections: whoever asks for it waits too.
@@ -26,12 +27,22 @@ pub(crate) struct Ending {
     patience_ends: Instant,
     /// Who waits for everything to be taken away; `None`: it stays in the kernel, for the next agent.
     pub(crate) uninstall: Option<oneshot::Sender<Result<Vec<String>, Problem>>>,
+    /// The next agent, when it is there already and waits for the node.
+    pub(crate) successor: Option<HandedOver>,
 }
 
 impl Ending {
     /// The agent goes, and nothing else.
     pub(super) fn leave() -> Self {
         Self::new(Duration::ZERO, None)
+    }
+
+    /// The agent goes at once; the next one waits for it.
+    pub(super) fn hand_over(successor: HandedOver) -> Self {
+        Self {
+            successor: Some(successor),
+            ..Self::leave()
+        }
     }
 
     /// The agent stops once its worker has drained; capture stays.
@@ -55,6 +66,7 @@ impl Ending {
             drain,
             patience_ends: Instant::now() + drain + GRACE,
             uninstall,
+            successor: None,
         }
     }
 }

@@ -2,9 +2,9 @@
 //! comes to it as an event, and nothing in it waits for anybody.
 //!
 //! [`world`] publishes what the configuration says, [`worker`] keeps a worker running and hears it, [`demand`] measures
-//! what it needs, [`end`] is how it ends.
+//! what it needs, [`pods`] answers the runtimes of containers, [`cluster`] is what else there is to do in one, [`end`] is how
+//! it ends.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,24 +13,32 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::AgentError;
-use super::config::{Configuration, Source};
+use super::cni_install::watch::InPlace;
+use super::config::Configuration;
+use super::control::{self, Control};
 use super::enrol::{Context, Enrolments};
 use super::flows::Drops;
+use super::host::Host;
 use super::identities::Identities;
+use super::kubelet::Kubelet;
 use super::metrics::Metrics;
 use super::options::Options;
 use super::run_dir::RunDir;
+use super::select::Finder;
+use super::source::Source;
 use super::supervise::{self, Backoff, Outgoing, Worker, chain};
-use super::view::{Command, View};
+use super::view::{Command, HandedOver, View};
 use super::watchdog::Watchdog;
-use crate::api::objects::EnrolmentState;
+use crate::api::objects::{EnrolmentState, Problem};
 use crate::cli::args::OnStop;
 use crate::memory;
 use demand::Demand;
 use end::{Ending, Opening};
 
+mod cluster;
 mod demand;
 pub(crate) mod end;
+pub(crate) mod pods;
 mod worker;
 mod world;
 
@@ -49,8 +57,11 @@ pub(crate) struct Node {
     pub(crate) options: Options,
     pub(crate) name: String,
     pub(crate) run_dir: RunDir,
-    /// The cgroup2 mount.
-    pub(crate) cgroup2: PathBuf,
+    pub(crate) host: Host,
+    finder: Finder,
+    /// Of a cluster's node.
+    cluster: Option<Cluster>,
+    control: Option<Control>,
     /// Of every node; fixed for the agent's life, because the kernel programs are told at their start.
     pub(crate) tunnel_port: u16,
     pub(crate) kernel: Kernel,
@@ -61,11 +72,27 @@ pub(crate) struct Node {
     state: State,
 }
 
+/// What a node of a cluster has beside the others.
+#[derive(Debug)]
+struct Cluster {
+    kubelet: Kubelet,
+    /// Whether the CNI plugin is in place.
+    plugin: tokio::sync::watch::Receiver<InPlace>,
+    /// What was written down about namespaces.
+    written: Option<crate::cni::namespaces::Namespaces>,
+    /// What the controller was told last.
+    reported: Option<control::Report>,
+}
+
 /// What only the loop knows.
 #[derive(Debug)]
 struct State {
     /// Of the world: grows with every change.
     generation: u64,
+    /// The first generation of the world that had all that the source told with this generation of its own.
+    of_source: (u64, u64),
+    /// The source's generation by which the worker decides.
+    applied_of_source: u64,
     enrolments: Enrolments,
     drops: Drops,
     watchdog: Watchdog,
@@ -75,6 +102,10 @@ struct State {
     start_at: Option<Instant>,
     worker_events: mpsc::Sender<supervise::Event>,
     demand: Demand,
+    /// Pods whose runtime waits for an answer.
+    pending: pods::Pending,
+    /// The generation of the world at which certificates were told last.
+    identities_told_at: Option<u64>,
     /// Workers of earlier agents were told to drain.
     predecessors_told: bool,
     ending: Option<Ending>,
@@ -91,12 +122,24 @@ pub(crate) struct Parts {
     pub(crate) options: Options,
     pub(crate) name: String,
     pub(crate) run_dir: RunDir,
-    pub(crate) cgroup2: PathBuf,
+    pub(crate) host: Host,
+    /// The cgroup2 mount.
+    pub(crate) cgroup2: std::path::PathBuf,
     pub(crate) kernel: Kernel,
     pub(crate) identities: Identities,
     pub(crate) configuration: Configuration,
     pub(crate) view: Arc<View>,
     pub(crate) metrics: Arc<Metrics>,
+    /// Of a cluster's node: the link to the controller, and whether the CNI plugin is in place.
+    pub(crate) cluster: Option<(Control, tokio::sync::watch::Receiver<InPlace>)>,
+}
+
+/// What a node hears.
+pub(crate) struct Inputs {
+    pub(crate) source: Source,
+    pub(crate) commands: mpsc::Receiver<Command>,
+    /// What the controller answers; nothing ever comes where there is none.
+    pub(crate) controller: mpsc::Receiver<control::Event>,
 }
 
 /// Signals that end the agent.
@@ -128,11 +171,12 @@ impl Signals {
 
 impl Node {
     /// Lives until it is told to end, and says how.
-    pub(crate) async fn live(
-        parts: Parts,
-        mut source: Source,
-        mut commands: mpsc::Receiver<Command>,
-    ) -> Result<(Self, Ending), AgentError> {
+    pub(crate) async fn live(parts: Parts, inputs: Inputs) -> Result<(Self, Ending), AgentError> {
+        let Inputs {
+            mut source,
+            mut commands,
+            mut controller,
+        } = inputs;
         let (worker_events, mut heard) = mpsc::channel(256);
         let mut node = Self::new(parts, worker_events);
         let mut signals = Signals::new()?;
@@ -148,7 +192,11 @@ impl Node {
             tokio::select! {
                 event = heard.recv() => if let Some(event) = event { node.worker_event(event)?; },
                 Some(change) = source.next() => node.configure(change),
-                Some(command) = commands.recv() => node.command(command),
+                Some(event) = controller.recv() => node.controller_event(event),
+                Some(command) = commands.recv() => if let Some(answer) = node.command(command) {
+                    node.leave().await;
+                    return Ok((node, Ending::hand_over(answer)));
+                },
                 stop = signals.next(node.options.on_stop) => match stop {
                     OnStop::Drain => node.end(Ending::stop(node.configuration.drain)),
                     OnStop::Leave => {
@@ -170,19 +218,30 @@ impl Node {
             options,
             name,
             run_dir,
+            host,
             cgroup2,
             kernel,
             identities,
             configuration,
             view,
             metrics,
+            cluster,
         } = parts;
         let now = Instant::now();
+        let (control, plugin) = cluster.unzip();
         Self {
             options,
             name,
             run_dir,
-            cgroup2,
+            finder: Finder::new(host.clone(), &cgroup2),
+            cluster: plugin.map(|plugin| Cluster {
+                kubelet: Kubelet::new(host.clone(), &cgroup2),
+                plugin,
+                written: None,
+                reported: None,
+            }),
+            control,
+            host,
             tunnel_port: configuration.tunnel_port,
             kernel,
             identities,
@@ -191,6 +250,8 @@ impl Node {
             metrics,
             state: State {
                 generation: 0,
+                of_source: (0, 0),
+                applied_of_source: 0,
                 enrolments: Enrolments::default(),
                 drops: Drops::default(),
                 watchdog: Watchdog::new(now),
@@ -199,6 +260,8 @@ impl Node {
                 start_at: None,
                 worker_events,
                 demand: Demand::default(),
+                pending: pods::Pending::default(),
+                identities_told_at: None,
                 predecessors_told: false,
                 ending: None,
                 opening: None,
@@ -212,6 +275,7 @@ impl Node {
     /// The first configuration, the first worker.
     fn begin(&mut self) -> Result<(), AgentError> {
         self.view.state().kernel.attached = true;
+        self.tend_cluster(Instant::now());
         self.apply();
         self.start_worker()?;
         self.advance(Instant::now());
@@ -226,9 +290,12 @@ impl Node {
                 worker.say(outgoing);
             }
         };
+        let identities = &self.identities;
         let mut cx = Context {
             kernel: &mut self.kernel,
-            cgroup2: &self.cgroup2,
+            finder: &mut self.finder,
+            certified: &|identity| identities.holds(identity),
+            current: self.configuration.current,
             say: &say,
         };
         step(&mut self.state.enrolments, &mut cx)
@@ -256,6 +323,7 @@ impl Node {
     fn tick(&mut self) -> Result<(), AgentError> {
         let now = Instant::now();
         self.advance(now);
+        self.tend_pods(now);
         self.tend_worker(now)?;
         self.tend_uninstall(now);
         self.flush_drops(now);
@@ -282,10 +350,13 @@ impl Node {
 
     /// What is looked at once a second.
     fn look(&mut self) {
+        let now = Instant::now();
         self.tend_identities();
         if self.state.ending.is_none() {
             self.capture_again();
             self.enrolling(|enrolments, cx| enrolments.check(cx));
+            self.enrolling(|enrolments, cx| enrolments.expire(now, cx));
+            self.tend_cluster(now);
         }
         self.show_enrolments();
         self.show_counters();
@@ -301,7 +372,8 @@ impl Node {
         }
     }
 
-    fn command(&mut self, command: Command) {
+    /// Does what somebody asks. Gives who waits for the node to be handed over, when that is asked for.
+    fn command(&mut self, command: Command) -> Option<HandedOver> {
         match command {
             Command::Look(done) => {
                 self.show_enrolments();
@@ -310,7 +382,27 @@ impl Node {
                 done.send(()).unwrap_or_default();
             }
             Command::Uninstall(answer) => self.uninstall(answer),
+            Command::AddPod(request, answer) => self.pod_added(request, answer),
+            Command::RemovePod(request, done) => {
+                self.pod_removed(&request);
+                // As above.
+                done.send(()).unwrap_or_default();
+            }
+            Command::CheckPod(request, answer) => {
+                let standing = self.pod_checked(&request);
+                // As above.
+                answer.send(standing).unwrap_or_default();
+            }
+            Command::HandOver(answer) => {
+                if self.state.ending.is_none() && self.state.opening.is_none() {
+                    return Some(answer);
+                }
+                let ending = Problem::new("the agent is ending; try again in a moment");
+                // As above.
+                answer.send(Err(ending)).unwrap_or_default();
+            }
         }
+        None
     }
 
     fn dropped(&mut self, drops: Vec<mesh_kernel::Drop>) {
@@ -359,6 +451,7 @@ impl Node {
         self.metrics.workloads(&counts);
         self.metrics.certificates(&certificates);
         let mut state = self.view.state();
+        state.settled = self.state.enrolments.settled();
         state.enrolments = enrolments;
         state.certificates = certificates;
         state.trusted_roots = self.identities.snapshot().bundle.roots().len();

@@ -19,7 +19,7 @@ impl Node {
         let generation = self.run_dir.next_generation()?;
         let cgroup = self.kernel.worker_cgroup(u64::from(generation))?;
         let events = self.state.worker_events.clone();
-        let worker = Worker::start(generation, &cgroup, &self.options.log, events)?;
+        let worker = Worker::start(generation, &cgroup, &self.options, events)?;
         tracing::info!(generation, pid = worker.pid, "started a worker");
         worker.say(Outgoing::Message(
             ToWorker::Hello {
@@ -81,6 +81,7 @@ impl Node {
                 self.enrolling(|enrolments, cx| enrolments.acked(workload, cx));
                 self.show_enrolments();
                 self.tell_predecessors();
+                self.tend_pods(Instant::now());
             }
             ToAgent::Unenrolled { workload } => {
                 self.enrolling(|enrolments, cx| enrolments.left(workload, cx));
@@ -91,7 +92,10 @@ impl Node {
                 kind,
                 count,
             } => self.sockets(workload, kind, count),
-            ToAgent::Applied { generation } => self.applied(generation),
+            ToAgent::Applied { generation } => {
+                self.applied(generation);
+                self.tend_pods(Instant::now());
+            }
             ToAgent::Figures(figures) => self.figures(&figures),
         }
     }
@@ -129,12 +133,16 @@ impl Node {
         }
     }
 
-    fn applied(&mut self, generation: u64) {
+    pub(super) fn applied(&mut self, generation: u64) {
         // Whatever a worker claims, it cannot be ahead of us.
         let generation = generation.min(self.state.generation);
         let shown = i64::try_from(generation).unwrap_or(i64::MAX);
         self.metrics.config_applied_generation.set(shown);
         self.view.state().configuration.applied_generation = generation;
+        let (first, of_source) = self.state.of_source;
+        if generation >= first {
+            self.state.applied_of_source = of_source;
+        }
         tracing::debug!(generation, "the worker applied the world");
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use ipnet::IpNet;
 use jiff::Timestamp;
@@ -13,11 +13,10 @@ use mesh_core::workload::{Name, WorkloadId};
 use mesh_kernel::Class;
 
 use super::Node;
-use crate::agent::config::{Change, problems};
+use crate::agent::config::{Change, Problems};
 use crate::agent::enrol::Enrolments;
 use crate::agent::flows::Parties;
 use crate::agent::supervise::{Outgoing, chain};
-use crate::api::objects::ConfigurationProblem;
 
 impl Node {
     /// Takes a configuration that changed.
@@ -37,25 +36,42 @@ impl Node {
                 }
                 self.configuration = *configuration;
                 self.apply();
+                self.advance(Instant::now());
+                self.tend_pods(Instant::now());
             }
             // The source logs it.
-            Change::Said(applied) => self.show_problems(problems(&applied)),
+            Change::Said {
+                problems,
+                current,
+                generation,
+            } => {
+                self.configuration.problems = problems;
+                self.configuration.current = current;
+                self.configuration.generation = generation;
+                // Nothing in it is other than before, so that whoever has that has this.
+                self.state.of_source.1 = generation;
+                let applied = self.view.state().configuration.applied_generation;
+                self.applied(applied);
+                self.show_problems();
+            }
         }
     }
 
     /// Applies the configuration as it is.
     pub(super) fn apply(&mut self) {
+        self.write_namespaces();
         let wanted = self.configuration.wanted.clone();
         // Who leaves is told first: its connections go on, though the world to come does not know it.
         self.enrolling(|enrolments, cx| enrolments.want(wanted, cx));
         self.tend_identities();
         self.publish();
+        self.state.of_source = (self.state.generation, self.configuration.generation);
         let now = Timestamp::now();
         self.metrics
             .config_last_success
             .set(now.as_duration().as_secs_f64());
         self.view.state().configuration.read_at = Some(now);
-        self.show_problems(self.configuration.problems());
+        self.show_problems();
         self.show_enrolments();
     }
 
@@ -91,15 +107,20 @@ impl Node {
         let identities = self.state.enrolments.identities();
         self.identities
             .want(identities, self.configuration.certificate_lifetime);
-        if let Some(identities) = self.identities.refresh(SystemTime::now()) {
+        if let Some(identities) = self
+            .identities
+            .refresh(SystemTime::now(), self.control.as_ref())
+        {
+            self.state.identities_told_at = Some(self.state.generation);
             self.say(Outgoing::Identities(identities));
         }
     }
 
-    fn show_problems(&self, (problems, rejected): (Vec<ConfigurationProblem>, usize)) {
+    fn show_problems(&self) {
+        let Problems { list, rejected } = self.configuration.problems.clone();
         let rejected = i64::try_from(rejected).unwrap_or(i64::MAX);
         self.metrics.config_rejected_objects.set(rejected);
-        self.view.state().configuration.problems = problems;
+        self.view.state().configuration.problems = list;
     }
 
     /// Makes the configuration, with the addresses that workloads have, the world.

@@ -42,6 +42,22 @@ impl Node for Fake {
     async fn uninstall(&self) -> Result<Vec<String>, Problem> {
         Ok(vec!["gone".to_owned()])
     }
+    async fn add_pod(&self, pod: PodRequest) -> Result<PodAnswer, Problem> {
+        match pod.namespace.as_str() {
+            "shop" => Ok(PodAnswer::Enforced),
+            _ => Err(Problem::new("not yet")),
+        }
+    }
+    async fn remove_pod(&self, _: PodRequest) -> Result<(), Problem> {
+        Ok(())
+    }
+    async fn check_pod(&self, _: PodRequest) -> Result<PodAnswer, Problem> {
+        let why = "of no namespace in the mesh".to_owned();
+        Ok(PodAnswer::NotMeshed { why })
+    }
+    async fn hand_over(&self) -> Result<(), Problem> {
+        Ok(())
+    }
 }
 
 /// A served node and a client of it.
@@ -125,4 +141,39 @@ async fn no_agent_is_told_apart_from_a_slow_one() {
         .await
         .expect_err("no answer");
     assert!(matches!(error, ClientError::TimedOut { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn runtimes_are_answered_as_the_plugin_reads_it() {
+    use crate::cni::agent::{Unanswered, ask};
+    let (_node, _client, folder) = pair().await;
+    let socket = folder.path().join("node.sock");
+    let pod = |namespace: &str| PodRequest {
+        container_id: "a".to_owned(),
+        namespace: namespace.to_owned(),
+        name: "web-0".to_owned(),
+        uid: String::new(),
+        netns: "/run/netns/a".into(),
+        interface: "eth0".to_owned(),
+        addresses: Vec::new(),
+    };
+    let patience = Duration::from_secs(5);
+    let asked = tokio::task::spawn_blocking(move || {
+        let enforced = ask::<PodAnswer>(&socket, wire::ADD, &pod("shop"), patience);
+        assert_eq!(enforced.expect("answered"), PodAnswer::Enforced);
+        let refused = ask::<PodAnswer>(&socket, wire::ADD, &pod("other"), patience);
+        let refused = refused.expect_err("refused");
+        assert!(
+            matches!(&refused, Unanswered::Refused(why) if why == "not yet"),
+            "{refused}"
+        );
+        let checked = ask::<PodAnswer>(&socket, wire::CHECK, &pod("shop"), patience);
+        assert!(matches!(checked, Ok(PodAnswer::NotMeshed { .. })));
+        ask::<()>(&socket, wire::DELETE, &pod("shop"), patience).expect("done");
+        ask::<()>(&socket, HAND_OVER, &(), patience).expect("done");
+        // What the controller can ask for through the agent is less.
+        let missing = ask::<()>(&socket, "/v1/cni/frob", &(), patience);
+        assert!(matches!(missing, Err(Unanswered::Silent(_))));
+    });
+    asked.await.expect("asked");
 }

@@ -1,29 +1,26 @@
-//! The certificates of this node's identities: issued by the authority in a directory, renewed in time, and issued anew
-//! when its root changes.
+//! Certificates issued by the authority in a directory, and issued anew when its root changes.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use jiff::Timestamp;
-use mesh_core::identity::{SpiffeId, TrustDomain};
+use mesh_core::identity::TrustDomain;
 use mesh_identity::authority::Authority;
 use mesh_identity::store::{self, Store};
 
-use super::AgentError;
-use super::supervise::chain;
-use crate::api::objects::Certificate;
+use crate::agent::AgentError;
+use crate::agent::supervise::chain;
 
 /// The authority and what it has issued for this node.
 #[derive(Debug)]
-pub(crate) struct Identities {
+pub(crate) struct Local {
     directory: PathBuf,
     authority: Authority,
-    store: Store,
+    pub(super) store: Store,
     /// The last complaint about the directory, so that it is made once.
     complaint: Option<String>,
 }
 
-impl Identities {
+impl Local {
     /// Opens the authority, or makes a new one where there is none.
     pub(crate) fn open(
         directory: &Path,
@@ -43,16 +40,6 @@ impl Identities {
     /// Whether these settings are what it was opened with.
     pub(crate) fn is_of(&self, directory: &Path, trust_domain: &TrustDomain) -> bool {
         self.directory == directory && self.authority.trust_domain() == trust_domain
-    }
-
-    /// Sets what the node needs.
-    pub(crate) fn want(
-        &mut self,
-        identities: impl IntoIterator<Item = SpiffeId>,
-        lifetime: Duration,
-    ) {
-        self.store.set_lifetime(lifetime);
-        self.store.want(identities);
     }
 
     /// Looks for what is due; gives what the worker is to have, when that changed.
@@ -91,33 +78,5 @@ impl Identities {
             );
         }
         changed.any.then(|| self.store.snapshot())
-    }
-
-    /// What the worker is to have.
-    pub(crate) fn snapshot(&self) -> store::Snapshot {
-        self.store.snapshot()
-    }
-
-    /// The certificates, for people. `users` names the workloads of an identity.
-    pub(crate) fn list(&self, users: impl Fn(&SpiffeId) -> Vec<String>) -> Vec<Certificate> {
-        let moment = |time: SystemTime| Timestamp::try_from(time).unwrap_or(Timestamp::UNIX_EPOCH);
-        let certificates = self.store.snapshot().certificates;
-        certificates
-            .iter()
-            .map(|certificate| Certificate {
-                identity: certificate.identity().to_string(),
-                node: None,
-                serial: certificate.serial().to_owned(),
-                issuer: certificate.issuer().to_owned(),
-                not_before: moment(certificate.not_before()),
-                not_after: moment(certificate.not_after()),
-                renew_at: moment(
-                    self.store
-                        .renews_at(certificate.identity())
-                        .unwrap_or_else(|| certificate.not_after()),
-                ),
-                workloads: users(certificate.identity()),
-            })
-            .collect()
     }
 }

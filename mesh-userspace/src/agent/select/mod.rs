@@ -2,13 +2,22 @@
 //!
 //! Containers are found by their processes' cgroups, whose paths carry the container's id in every runtime; no runtime is
 //! asked. A name is looked for there too, for systemd-nspawn, LXC and compose-like managers that put it into the path.
+//! Pods of Kubernetes have rules of their own: [`pods`].
 
 use std::fs;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::sys::stat::fstat;
+
+use super::host::Host;
+use pods::{Announced, Pods};
+use processes::Process;
+
+pub(crate) mod pods;
+mod processes;
 
 /// How a workload of this node is found.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -66,28 +75,127 @@ pub(crate) enum NotFound {
     Ambiguous { name: String, candidates: String },
     #[error("there is no process {pid}")]
     NoProcess { pid: u32 },
-    #[error("no process runs in the pod with UID {uid}")]
+    #[error("no process runs in the pod (UID {uid})")]
     NoPod { uid: String },
+    #[error(
+        "the API server does not know an address of the pod (UID {uid}) yet, so that its network namespace cannot be proven"
+    )]
+    NoAddress { uid: String },
+    #[error("the pod (UID {uid}) should have {expected}, but its network namespace has {found}")]
+    OtherAddress {
+        uid: String,
+        expected: String,
+        found: String,
+    },
+    #[error(
+        "the pod (UID {uid}) is in the node's own network (hostNetwork), which cannot be meshed"
+    )]
+    HostNetwork { uid: String },
     #[error("the cgroup {} is not there yet", path.display())]
     NoCgroup { path: PathBuf },
     #[error("cannot look into {}: {source}", path.display())]
     Unreadable { path: PathBuf, source: io::Error },
 }
 
-/// Finds what is selected. Cgroups are looked for below `cgroup2`.
-pub(crate) fn find(selector: &Selector, cgroup2: &Path) -> Result<(Found, Mark), NotFound> {
-    match selector {
-        Selector::NetworkNamespace(path) => {
-            namespace(path, || NotFound::NoNamespace { path: path.clone() })
+/// Finds what selectors mean. Between two calls of [`Self::look_anew`] the node's processes are read once.
+#[derive(Debug)]
+pub(crate) struct Finder {
+    host: Host,
+    /// Cgroups are looked for below it.
+    cgroup2: PathBuf,
+    pods: Pods,
+    processes: Option<Vec<Process>>,
+}
+
+impl Finder {
+    pub(crate) fn new(host: Host, cgroup2: &Path) -> Self {
+        Self {
+            pods: Pods::new(host.clone(), cgroup2),
+            cgroup2: cgroup2.to_owned(),
+            processes: None,
+            host,
         }
-        Selector::Pid(pid) => of_process(*pid),
-        Selector::Container(name) => {
-            let pid = container(name, Path::new("/proc"))?;
-            // The process may have ended since; the next look finds another.
-            of_process(pid).map_err(|_gone| NotFound::NoContainer { name: name.clone() })
+    }
+
+    /// What was seen of processes is old.
+    pub(crate) fn look_anew(&mut self) {
+        self.processes = None;
+    }
+
+    /// Finds what is selected. A pod is proven by one of its addresses; `known` is what was found and proven before.
+    pub(crate) fn find(
+        &mut self,
+        selector: &Selector,
+        addresses: &[IpAddr],
+        known: Option<Mark>,
+    ) -> Result<(Found, Mark), NotFound> {
+        match selector {
+            Selector::NetworkNamespace(path) => {
+                namespace(path, || NotFound::NoNamespace { path: path.clone() })
+            }
+            Selector::Pid(pid) => of_process(*pid),
+            Selector::Container(name) => {
+                let pid = container(name, self.processes()?)?;
+                // The process may have ended since; the next look finds another.
+                of_process(pid).map_err(|_gone| NotFound::NoContainer { name: name.clone() })
+            }
+            Selector::Cgroup(path) => cgroup(path, &self.cgroup2),
+            Selector::Pod(uid) => {
+                let Self {
+                    host,
+                    pods,
+                    processes,
+                    ..
+                } = self;
+                pods.find(uid, addresses, known, &mut || {
+                    read(host, processes).cloned()
+                })
+            }
         }
-        Selector::Cgroup(path) => cgroup(path, cgroup2),
-        Selector::Pod(uid) => Err(NotFound::NoPod { uid: uid.clone() }),
+    }
+
+    /// A runtime announces a pod.
+    pub(crate) fn announce_pod(&mut self, uid: &str, pod: Announced) {
+        self.pods.announce(uid, pod);
+    }
+
+    /// The UID of a pod that was announced without one.
+    pub(crate) fn rename_pod(&mut self, from: &str, uid: &str) {
+        self.pods.rename(from, uid);
+    }
+
+    /// A runtime takes a pod down. Gives the namespace that ends, where one is known.
+    pub(crate) fn end_pod(
+        &mut self,
+        uid: &str,
+        container_id: &str,
+        namespace: Option<Mark>,
+    ) -> Option<Mark> {
+        self.pods.end(uid, container_id, namespace)
+    }
+
+    /// Forgets pods that nobody knows any more.
+    pub(crate) fn retain_pods(&mut self, known: impl Fn(&str) -> bool) {
+        self.pods.retain(known);
+    }
+
+    fn processes(&mut self) -> Result<&[Process], NotFound> {
+        let Self {
+            host, processes, ..
+        } = self;
+        read(host, processes)
+            .map(Vec::as_slice)
+            .map_err(|source| NotFound::Unreadable {
+                path: self.host.proc().to_owned(),
+                source,
+            })
+    }
+}
+
+fn read<'a>(host: &Host, seen: &'a mut Option<Vec<Process>>) -> io::Result<&'a Vec<Process>> {
+    match seen {
+        Some(processes) => Ok(processes),
+        None => Ok(seen.insert(processes::list(host.proc())?)),
     }
 }
 
@@ -143,7 +251,8 @@ fn cgroup(path: &Path, cgroup2: &Path) -> Result<(Found, Mark), NotFound> {
     }
 }
 
-fn mark(file: &impl AsFd) -> io::Result<Mark> {
+/// The mark of an open namespace or cgroup.
+pub(crate) fn mark(file: &impl AsFd) -> io::Result<Mark> {
     let stat = fstat(file)?;
     Ok(Mark {
         device: stat.st_dev,
@@ -155,29 +264,13 @@ fn mark(file: &impl AsFd) -> io::Result<Mark> {
 const SHORTEST_ID: usize = 8;
 
 /// A process of the container, the one with the lowest id, which is the container's first.
-fn container(name: &str, proc: &Path) -> Result<u32, NotFound> {
-    let processes = fs::read_dir(proc).map_err(|source| NotFound::Unreadable {
-        path: proc.to_owned(),
-        source,
-    })?;
-    let mut pids: Vec<u32> = processes
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .collect();
-    pids.sort_unstable();
+fn container(name: &str, processes: &[Process]) -> Result<u32, NotFound> {
     let mut found: Vec<(String, u32)> = Vec::new();
-    for pid in pids {
-        let Ok(file) = fs::read_to_string(proc.join(pid.to_string()).join("cgroup")) else {
-            continue;
-        };
-        let path = file
-            .lines()
-            .find_map(|line| line.strip_prefix("0::"))
-            .unwrap_or_default();
-        if let Some(id) = containing(path, name)
+    for Process { pid, cgroup } in processes {
+        if let Some(id) = containing(cgroup, name)
             && !found.iter().any(|(known, _)| *known == id)
         {
-            found.push((id, pid));
+            found.push((id, *pid));
         }
     }
     match found.as_slice() {
@@ -251,12 +344,16 @@ mod tests {
         check("/".to_owned(), "web", false);
     }
 
+    fn find(selector: &Selector) -> Result<(Found, Mark), NotFound> {
+        Finder::new(Host::own(), Path::new("/")).find(selector, &[], None)
+    }
+
     #[test]
     fn our_own_namespace_is_found_by_pid_and_path() {
         let pid = std::process::id();
-        let (_, by_pid) = find(&Selector::Pid(pid), Path::new("/")).expect("we run");
+        let (_, by_pid) = find(&Selector::Pid(pid)).expect("we run");
         let path = PathBuf::from("/proc/self/ns/net");
-        let (_, by_path) = find(&Selector::NetworkNamespace(path), Path::new("/")).expect("we run");
+        let (_, by_path) = find(&Selector::NetworkNamespace(path)).expect("we run");
         assert_eq!(by_pid, by_path);
     }
 
@@ -264,7 +361,7 @@ mod tests {
     fn an_ordinary_file_is_no_namespace() {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         let selector = Selector::NetworkNamespace(file.path().to_owned());
-        let error = find(&selector, Path::new("/")).expect_err("a file");
+        let error = find(&selector).expect_err("a file");
         assert!(matches!(error, NotFound::NotANamespace { .. }), "{error}");
     }
 }
