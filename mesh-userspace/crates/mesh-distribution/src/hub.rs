@@ -13,10 +13,14 @@ mod session;
 mod state;
 mod store;
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use foldhash::HashSet;
 use mesh_control::facts::{Fact, FactChange, FactKey, FactKind};
 use mesh_control::objects::WorkloadSpec;
 use mesh_core::workload::Name;
@@ -123,7 +127,8 @@ impl Hub {
         }))
     }
 
-    /// Takes a change, all of it at once. What is not different costs nobody anything.
+    /// Takes a change, all of it at once. What is not different costs nobody anything; of two versions of one fact the last
+    /// counts.
     pub fn publish(&self, change: FactChange) -> Published {
         let (change, refused) = encode(change);
         let mut state = self.lock();
@@ -309,8 +314,13 @@ fn encode(change: FactChange) -> (Change, Vec<(FactKey, String)>) {
         removed,
     };
     let mut refused = Vec::new();
-    for fact in &set {
+    let mut seen = HashSet::default();
+    // Of doubles the last counts.
+    for fact in set.iter().rev() {
         let key = fact.key();
+        if !seen.insert(key.clone()) {
+            continue;
+        }
         match wire::body(fact) {
             Ok(body) if body.bytes.len() > LARGEST_FACT => {
                 let why = format!(

@@ -34,6 +34,7 @@ mod proto {
         missing_docs,
         unreachable_pub,
         clippy::all,
+        clippy::allow_attributes_without_reason,
         clippy::map_err_ignore,
         clippy::or_fun_call,
         clippy::unwrap_used,

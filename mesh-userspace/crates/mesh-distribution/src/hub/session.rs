@@ -144,7 +144,8 @@ impl Session {
         }
     }
 
-    fn poll(&self) -> Result<Option<Message>, Ending> {
+    /// The next message, if there is one now.
+    pub(super) fn poll(&self) -> Result<Option<Message>, Ending> {
         let mut state = self.hub.lock();
         let own = state.followers.get(&self.node);
         match own.filter(|follower| follower.id == self.id) {

@@ -51,18 +51,30 @@ pub(super) struct Change {
 
 impl State {
     /// Takes a change. Returns the generation that has it.
+    ///
+    /// Whoever knew a fact before or is to know it afterwards has to look at it again. What is added comes before what is
+    /// removed, so that a pod that takes the place of another does not make its node forget the namespace in between.
     pub(super) fn apply(&mut self, change: Change) -> u64 {
         let Change { mut set, removed } = change;
+        let removed = self.really_removed(&set, removed);
+        set.retain(|(key, entry)| self.is_different(key, entry));
         // What a namespace reaches comes before what is in it.
-        set.sort_by(|(a, _), (b, _)| a.kind.cmp(&b.kind));
-        let mut flips = Vec::new();
-        let mut different = false;
-        let kept: HashSet<&FactKey> = set.iter().map(|(key, _)| key).collect();
-        for key in removed.iter().filter(|key| !kept.contains(key)) {
-            different |= self.remove(key, &mut flips);
+        set.sort_by_key(|(key, _)| key.kind);
+        let different = !set.is_empty() || !removed.is_empty();
+
+        for key in set.iter().map(|(key, _)| key).chain(&removed) {
+            self.tell(key);
         }
+        let mut flips = Vec::new();
+        let mut keys = Vec::with_capacity(set.len());
         for (key, entry) in set {
-            different |= self.set(key, entry, &mut flips);
+            keys.push(self.set(key, entry, &mut flips));
+        }
+        for key in &removed {
+            self.remove(key, &mut flips);
+        }
+        for key in &keys {
+            self.tell(key);
         }
         for Flip { node, what } in flips {
             self.tell_flip(&node, &what);
@@ -71,34 +83,35 @@ impl State {
         self.generation
     }
 
-    fn set(&mut self, key: FactKey, entry: Entry, flips: &mut Vec<Flip>) -> bool {
-        let before = self.facts.get(&key).map(|(_, entry)| entry);
-        if before.is_some_and(|before| before.body.hash == entry.body.hash) {
-            return false;
-        }
-        let old = before.map(|before| before.bearing.clone());
-        let old = old.unwrap_or(Bearing::None);
-        let moves = old != entry.bearing;
-        if moves {
-            // Those who knew it have to be told, whether they are still among those who may know.
-            self.tell(&key);
-        }
-        let new = entry.bearing.clone();
-        let key = self.facts.insert(key, entry);
-        if moves {
-            self.bear(&key, &old, &new, flips);
-        }
-        self.tell(&key);
-        true
+    fn is_different(&self, key: &FactKey, entry: &Entry) -> bool {
+        let before = self.facts.get(key);
+        before.is_none_or(|(_, before)| before.body.hash != entry.body.hash)
     }
 
-    fn remove(&mut self, key: &FactKey, flips: &mut Vec<Flip>) -> bool {
-        self.tell(key);
-        let Some((key, entry)) = self.facts.remove(key) else {
-            return false;
-        };
-        self.bear(&key, &entry.bearing, &Bearing::None, flips);
-        true
+    /// Facts that were known and are not among those that are set.
+    fn really_removed(&self, set: &[(FactKey, Entry)], removed: Vec<FactKey>) -> Vec<FactKey> {
+        let kept: HashSet<&FactKey> = set.iter().map(|(key, _)| key).collect();
+        removed
+            .into_iter()
+            .filter(|key| !kept.contains(key) && self.facts.get(key).is_some())
+            .collect()
+    }
+
+    fn set(&mut self, key: FactKey, entry: Entry, flips: &mut Vec<Flip>) -> Arc<FactKey> {
+        let before = self.facts.get(&key);
+        let old = before.map_or(Bearing::None, |(_, before)| before.bearing.clone());
+        let new = entry.bearing.clone();
+        let key = self.facts.insert(key, entry);
+        if old != new {
+            self.bear(&key, &old, &new, flips);
+        }
+        key
+    }
+
+    fn remove(&mut self, key: &FactKey, flips: &mut Vec<Flip>) {
+        if let Some((key, entry)) = self.facts.remove(key) {
+            self.bear(&key, &entry.bearing, &Bearing::None, flips);
+        }
     }
 
     /// Tells the interest what a fact says about who needs what.

@@ -27,11 +27,7 @@ pub(super) async fn answer(channel: Channel, answers: Arc<dyn Answers>, question
 }
 
 /// The question's number at once, then the answer, until it is over.
-fn said(
-    answers: &dyn Answers,
-    question: proto::Question,
-    over: oneshot::Receiver<()>,
-) -> Said {
+fn said(answers: &dyn Answers, question: proto::Question, over: oneshot::Receiver<()>) -> Said {
     let first = proto::AnswerPart {
         part: Some(Part::Question(question.id)),
     };

@@ -19,8 +19,8 @@ use mesh_control::facts::Fact;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use super::Known;
 use super::facts::{Facts, Held};
-use super::{Known, Link};
 use crate::wire::Hash;
 
 /// Form of the file.
@@ -29,8 +29,11 @@ const SCHEMA: u32 = 1;
 /// Changes that follow each other closely are written once.
 const COLLECT: Duration = Duration::from_secs(1);
 
-/// Writing takes at most this part of the time: a large world that changes all the time must not keep the disk busy.
+/// Writing takes at most the 20th part of the time: a large world that changes all the time must not keep the disk busy.
 const SHARE: u32 = 20;
+
+/// A disk that is full is not tried all the time.
+const AFTER_FAILURE: Duration = Duration::from_secs(30);
 
 /// Whose file it is.
 #[derive(Clone, Debug)]
@@ -228,25 +231,26 @@ impl Cache {
 pub(super) async fn keep(cache: Cache, mut known: watch::Receiver<Known>) {
     let mut written = Written::default();
     loop {
-        let changed = known.changed().await;
         let latest = known.borrow_and_update().clone();
-        if written.differs(&latest) {
-            let began = Instant::now();
-            write(&cache, latest.clone(), &mut written).await;
-            drop(latest);
-            let pause = COLLECT.max(began.elapsed() * SHARE);
-            if changed.is_ok() {
-                let over = known.wait_for(|known| known.link == Link::None);
-                // The last state counts even when the pause is not over.
-                if let Ok(Err(_ended)) = tokio::time::timeout(pause, over).await {
-                    continue;
-                }
+        let ended = if written.differs(&latest) {
+            let pause = write(&cache, latest, &mut written).await;
+            tokio::time::timeout(pause, end(&mut known)).await.is_ok()
+        } else {
+            known.changed().await.is_err()
+        };
+        if ended {
+            let last = known.borrow().clone();
+            if written.differs(&last) {
+                write(&cache, last, &mut written).await;
             }
-        }
-        if changed.is_err() {
             return;
         }
     }
+}
+
+/// Nothing can change any more.
+async fn end(known: &mut watch::Receiver<Known>) {
+    while known.changed().await.is_ok() {}
 }
 
 /// What is on disk.
@@ -264,16 +268,22 @@ impl Written {
     }
 }
 
-async fn write(cache: &Cache, known: Known, written: &mut Written) {
+/// Returns for how long nothing is to be written.
+async fn write(cache: &Cache, known: Known, written: &mut Written) -> Duration {
+    let began = Instant::now();
     let (revision, bundle) = (known.revision, known.bundle.clone());
     let owned = cache.clone();
     let save = move || owned.save(&known.facts, known.bundle.as_deref());
     let path = cache.path.display();
     match tokio::task::spawn_blocking(save).await {
-        Ok(Ok(())) => *written = Written { revision, bundle },
+        Ok(Ok(())) => {
+            *written = Written { revision, bundle };
+            return COLLECT.max(began.elapsed() * SHARE);
+        }
         Ok(Err(error)) => tracing::warn!(%path, %error, "cannot keep the last good world"),
         Err(error) => tracing::warn!(%path, %error, "keeping the last good world failed"),
     }
+    AFTER_FAILURE
 }
 
 fn sha256(bytes: &[u8]) -> String {
