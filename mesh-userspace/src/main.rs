@@ -8,6 +8,7 @@
 mod agent;
 mod api;
 mod cli;
+mod controller;
 mod cni;
 mod memory;
 mod telemetry;

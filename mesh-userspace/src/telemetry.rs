@@ -18,6 +18,17 @@ pub(crate) struct InvalidLevel {
     source: tracing_subscriber::filter::ParseError,
 }
 
+/// Libraries that warn of what whoever calls them deals with: of every kind of object that an API server does not have.
+const LOUD: &str = "kube_client::client";
+
+/// Without what says nothing, unless it was asked for.
+fn quieted(filter: EnvFilter, asked: &str) -> EnvFilter {
+    match format!("{LOUD}=error").parse() {
+        Ok(directive) if !asked.contains("kube") => filter.add_directive(directive),
+        _ => filter,
+    }
+}
+
 /// Sets the log up, once per process.
 pub(crate) fn start(args: &LogArgs) -> Result<(), InvalidLevel> {
     let filter = EnvFilter::builder()
@@ -27,7 +38,7 @@ pub(crate) fn start(args: &LogArgs) -> Result<(), InvalidLevel> {
             source,
         })?;
     let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(quieted(filter, &args.log_level))
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none());
     // tracing-subscriber installs the bridge from `log` too. It fails only when a log is set up already: in tests.

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use mesh_core::addr::OrigDst;
 use mesh_core::explain;
 use mesh_core::policy::{self, Target};
 use mesh_core::snapshot::{Snapshot, World};
-use mesh_core::workload::Name;
+use mesh_core::workload::{self, Name};
 
 use super::view::did_you_mean;
 use crate::api::flow::Verdict;
@@ -197,12 +198,21 @@ pub(crate) fn explain(
         let name = to.split(':').next().unwrap_or(to);
         Problem::new(format!("{error}{}", did_you_mean(name, &known)))
     })?;
+    Ok(explanation(snapshot, workload, dialled))
+}
+
+/// What would happen to a connection of a workload to an address.
+pub(crate) fn explanation(
+    snapshot: &Snapshot,
+    workload: &workload::Workload,
+    dialled: OrigDst,
+) -> Explanation {
     let explain::Explanation {
         generation,
         verdict,
         steps,
     } = explain::explain(snapshot, workload, dialled);
-    Ok(Explanation {
+    Explanation {
         api_version: crate::api::VERSION.to_owned(),
         kind: "Explanation".to_owned(),
         source: workload.name.to_string(),
@@ -214,7 +224,7 @@ pub(crate) fn explain(
         },
         generation,
         steps: steps.into_iter().map(step).collect(),
-    })
+    }
 }
 
 fn step(step: explain::Step) -> ExplanationStep {
@@ -244,10 +254,11 @@ fn step(step: explain::Step) -> ExplanationStep {
 }
 
 /// `workload/client.shop` and `svc/web.shop:80` without the kind: what is meant is clear from where it stands.
-fn without_kind(text: &str) -> &str {
+pub(crate) fn without_kind(text: &str) -> &str {
     match text.split_once('/') {
         Some((
-            "workload" | "workloads" | "wl" | "pod" | "vm" | "svc" | "service" | "services",
+            "workload" | "workloads" | "wl" | "pod" | "pods" | "po" | "vm" | "svc" | "service"
+            | "services",
             name,
         )) => name,
         _ => text,

@@ -70,11 +70,6 @@ impl Client {
         }
     }
 
-    /// How long an answer is waited for.
-    pub(crate) fn timeout(&self) -> Duration {
-        self.timeout
-    }
-
     /// Asks for an object, such as `status` or `workloads`, with what follows it (`?…`).
     pub(crate) async fn get<T: DeserializeOwned>(
         &self,

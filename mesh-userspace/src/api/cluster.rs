@@ -33,6 +33,9 @@ pub(crate) struct ClusterStatus {
     /// Objects that are not, or not wholly, in effect.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub(crate) problems: Vec<ObjectProblem>,
+    /// Whatever else a person should see to.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub(crate) warnings: Vec<String>,
 }
 
 /// One controller.
@@ -49,7 +52,7 @@ pub(crate) struct ControllerStatus {
     pub(crate) not_ready: Vec<String>,
     /// The nodes that it serves.
     pub(crate) nodes: usize,
-    /// What it refused since its start, by kind.
+    /// What it refused since its start, by kind; told by the one that answers.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     pub(crate) refusals: BTreeMap<String, u64>,
 }

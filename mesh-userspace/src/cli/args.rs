@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use super::cluster_args::{MembershipArgs, StatusArgs};
+pub(crate) use super::cluster_args::{ControllerArgs, DefaultMtls, MembershipArgs, StatusArgs};
 pub(crate) use super::node_args::{KubernetesArgs, NodeArgs, OnStop, ReadyArgs};
 
 /// The mesh without sidecars: identities, mutual TLS, policy and routing for running workloads, in the kernel.
@@ -93,6 +93,8 @@ pub(crate) enum Command {
     /// Run a proxy worker (started by the agent, never by hand)
     #[command(hide = true)]
     Proxy(ProxyArgs),
+    /// Run the controller of a cluster: watch its objects, tell the nodes, sign their certificates, answer questions
+    Controller(ControllerArgs),
     /// Act as a CNI plugin (called by container runtimes, as the file warren-cni, never by hand)
     #[command(hide = true)]
     Cni,

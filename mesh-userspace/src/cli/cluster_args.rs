@@ -39,15 +39,12 @@ pub(crate) struct ControllerArgs {
     /// Mutual TLS where no MeshPolicy speaks
     #[arg(long, value_enum, default_value = "permissive")]
     pub(crate) mtls: DefaultMtls,
-    /// Where nodes are served
+    /// Where nodes, and other controllers of the mesh, are served
     #[arg(long, value_name = "ADDRESS", default_value = "[::]:15010")]
     pub(crate) distribution_listen: SocketAddr,
     /// Where the API server asks
     #[arg(long, value_name = "ADDRESS", default_value = "[::]:15011")]
     pub(crate) api_listen: SocketAddr,
-    /// Where other controllers of the mesh ask
-    #[arg(long, value_name = "ADDRESS", default_value = "[::]:15012")]
-    pub(crate) peer_listen: SocketAddr,
     /// Where metrics are served
     #[arg(long, value_name = "ADDRESS", default_value = "[::]:15020")]
     pub(crate) metrics_listen: SocketAddr,

@@ -21,14 +21,16 @@ pub(crate) async fn run(
     let version = cluster.find("/version").await?.unwrap_or_default();
     checks.push(needed::version(&version, cluster.server()));
     if only_needed {
-        needed::rights(cluster, &mut checks).await?;
         needed::aggregation(cluster, &mut checks).await?;
         needed::gateway_api(cluster, &mut checks).await?;
+        needed::rights(cluster, &mut checks).await?;
         needed::nodes(cluster, &mut checks).await?;
         return Ok(checks);
     }
-    installed::control_plane(cluster, &mut checks).await?;
     needed::gateway_api(cluster, &mut checks).await?;
+    if !installed::control_plane(cluster, &mut checks).await? {
+        return Ok(checks);
+    }
     match client.get::<Checks>("checks", None).await {
         Ok(told) => checks.extend(told.items),
         Err(error @ (ClientError::NotInstalled { .. } | ClientError::ControllerAway { .. })) => {

@@ -146,6 +146,9 @@ fn remarks(out: &mut dyn Write, status: &ClusterStatus, style: Style) -> Result<
             clean(&problem.reason),
         )?;
     }
+    for text in &status.warnings {
+        writeln!(out, "{warning} {}", clean(text))?;
+    }
     if status.problems.len() > LISTED {
         let more = status.problems.len() - LISTED;
         writeln!(

@@ -18,6 +18,7 @@ mod cluster_check;
 mod cluster_status;
 mod completion;
 mod config;
+mod controller;
 mod explain;
 mod flow_line;
 mod flows;
@@ -163,6 +164,7 @@ fn dispatch(cli: Cli, matches: &clap::ArgMatches) -> Result<Exit, CliError> {
             "this is a CNI plugin: container runtimes call it, with CNI_COMMAND in its environment".to_owned(),
         )),
         Command::Proxy(args) => proxy::run(&args),
+        Command::Controller(args) => controller::run(args, &global),
         Command::Flows(args) => {
             let terms = flows::terms(matches.subcommand().map_or(matches, |(_, matches)| matches))?;
             asking(&global, Whom::Either, async |context| {

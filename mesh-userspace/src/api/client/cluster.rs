@@ -167,14 +167,21 @@ impl Cluster {
 
 /// What to do about a refusal, as the end of its sentence.
 fn next_step(why: &str, of_mesh: bool) -> String {
-    let everywhere = why.contains("at the cluster scope");
-    match (of_mesh, everywhere) {
-        (true, true) => "; you may be allowed to see a single namespace (-n NAMESPACE), or ask an administrator for the \
-                         ClusterRole warren-view"
-            .to_owned(),
-        (true, false) => {
-            "; ask an administrator to bind the ClusterRole warren-view to you in this namespace".to_owned()
+    if !of_mesh {
+        return String::new();
+    }
+    let role = match why.contains("flows") {
+        true => "warren-flows",
+        false => "warren-view",
+    };
+    match why.contains("at the cluster scope") {
+        true => format!(
+            "; you may be allowed to see a single namespace (-n NAMESPACE), or ask an administrator for the ClusterRole {role}"
+        ),
+        false => {
+            format!(
+                "; ask an administrator to bind the ClusterRole {role} to you in this namespace"
+            )
         }
-        (false, _) => String::new(),
     }
 }

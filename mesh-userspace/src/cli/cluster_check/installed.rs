@@ -19,12 +19,14 @@ const CRDS: &[&str] = &[
     "meshpolicies.warren.dev",
 ];
 
-/// Everything, in order.
+/// Everything, in order. Says whether there is anything: where nothing is installed, that is all there is to say.
 pub(super) async fn control_plane(
     cluster: &Cluster,
     checks: &mut Vec<Check>,
-) -> Result<(), CliError> {
-    let namespace = api_service(cluster, checks).await?;
+) -> Result<bool, CliError> {
+    let Some(namespace) = api_service(cluster, checks).await? else {
+        return Ok(false);
+    };
     let path = format!("/apis/apps/v1/namespaces/{namespace}/deployments/warren-controller");
     checks.push(
         match look(cluster, &path, "the controller", SECTION).await? {
@@ -38,16 +40,20 @@ pub(super) async fn control_plane(
         Ok(found) => daemon_set(found.as_ref(), &namespace),
     });
     crds(cluster, checks).await?;
-    namespaces(cluster, checks).await
+    namespaces(cluster, checks).await?;
+    Ok(true)
 }
 
-/// Whom the API server asks; gives the namespace that the mesh is installed in.
-async fn api_service(cluster: &Cluster, checks: &mut Vec<Check>) -> Result<String, CliError> {
+/// Whom the API server asks; gives the namespace that the mesh is installed in, if it is.
+async fn api_service(
+    cluster: &Cluster,
+    checks: &mut Vec<Check>,
+) -> Result<Option<String>, CliError> {
     let path = format!("/apis/apiregistration.k8s.io/v1/apiservices/{API_SERVICE}");
     let service = match look(cluster, &path, "the APIService", SECTION).await? {
         Err(unseen) => {
             checks.push(unseen);
-            return Ok(NAMESPACE.to_owned());
+            return Ok(Some(NAMESPACE.to_owned()));
         }
         Ok(service) => service,
     };
@@ -58,7 +64,7 @@ async fn api_service(cluster: &Cluster, checks: &mut Vec<Check>) -> Result<Strin
             format!("Warren is not installed: there is no APIService {API_SERVICE}"),
             "warren install | kubectl apply -f -",
         ));
-        return Ok(NAMESPACE.to_owned());
+        return Ok(None);
     };
     checks.push(match condition(&service, "Available") {
         (true, _) => Check::ok(SECTION, "the API server can ask the controller"),
@@ -70,7 +76,7 @@ async fn api_service(cluster: &Cluster, checks: &mut Vec<Check>) -> Result<Strin
         ),
     });
     let namespace = service["spec"]["service"]["namespace"].as_str();
-    Ok(namespace.unwrap_or(NAMESPACE).to_owned())
+    Ok(Some(namespace.unwrap_or(NAMESPACE).to_owned()))
 }
 
 fn deployment(found: Option<&Value>, namespace: &str) -> Check {

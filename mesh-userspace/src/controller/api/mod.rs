@@ -1,0 +1,16 @@
+//! The API of the mesh as a whole: what people ask with `warren` or `kubectl get --raw`, put to the Kubernetes API server,
+//! which asks us (API aggregation) with its own certificate and says who asks.
+//!
+//! The way of a question: [`serve`] (only the API server is let in) → [`caller`] (who asks) → [`routes`] (may they; which
+//! question is it) → [`answers`] (of the controller's own knowledge, [`listings`], and of what nodes say, [`flows`]) → or
+//! [`refusal`]. [`discovery`] says what there is to ask.
+
+pub(crate) mod caller;
+pub(crate) mod discovery;
+pub(crate) mod flows;
+pub(crate) mod refusal;
+pub(crate) mod routes;
+pub(crate) mod serve;
+
+#[cfg(test)]
+mod tests;
