@@ -107,6 +107,8 @@ fn unconnected_one(purpose: Purpose, transparent: bool, ipv6: bool) -> io::Resul
             setsockopt(&socket, sockopt::IpTransparent, &true)?;
         }
         socket.set_mark(DELIVERY_MARK)?;
+        // Deliveries share the client's ports, as far as their destinations differ.
+        socket.set_reuse_address(true)?;
         set_bind_address_no_port(&socket)?;
     }
     Ok(socket.into())
@@ -116,7 +118,8 @@ fn set_ipv6_transparent(socket: &Socket) -> io::Result<()> {
     set_flag(socket, libc::SOL_IPV6, libc::IPV6_TRANSPARENT)
 }
 
-/// The port is chosen at connect time, per destination, so that binding to a client's address does not use up its ports.
+/// A port that is left to the kernel is chosen at connect time, per destination, so that binding to a client's address does
+/// not use up its ports.
 fn set_bind_address_no_port(socket: &Socket) -> io::Result<()> {
     set_flag(socket, libc::SOL_IP, libc::IP_BIND_ADDRESS_NO_PORT)
 }

@@ -8,13 +8,14 @@ use std::os::fd::OwnedFd;
 use mesh_core::addr::{AppAddr, ClientAddr, is_forbidden_destination};
 use mesh_core::outcome::Reason;
 use mesh_core::policy::Permit;
-use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, timeout_at};
 
 use crate::link::{Purpose, SocketKind};
 use crate::reservoir::Exhausted;
 use crate::served::Served;
+
+mod port;
 
 /// The application did not take the connection.
 #[derive(Debug, thiserror::Error)]
@@ -66,17 +67,44 @@ pub(crate) async fn deliver(
     if served.is_own_listener(destination) {
         return Err(DialError::OwnListener(destination));
     }
-    if carries_client(served, client.0.ip(), destination.ip()) {
-        let socket = take(served, Purpose::Deliver, destination, deadline).await?;
-        match bind_as(&socket, client.0.ip()) {
-            Ok(()) => return connect(socket, destination, deadline).await,
-            // The application then sees the proxy's address: worse than the client's, better than no connection.
-            Err(error) => {
-                tracing::debug!(%error, %client, "cannot deliver from the client's address")
-            }
-        }
+    if carries_client(served, client.0.ip(), destination.ip())
+        && let Some(connected) = as_client(served, client.0.ip(), destination, deadline).await
+    {
+        return connected;
     }
     dial(served, destination, deadline).await
+}
+
+/// Connects as the client; `None`: that is not possible here. The application then sees the proxy's address: worse than
+/// the client's, better than no connection.
+async fn as_client(
+    served: &Served,
+    client: IpAddr,
+    destination: SocketAddr,
+    deadline: Instant,
+) -> Option<Result<TcpStream, DialError>> {
+    for port in port::candidates() {
+        let socket = match take(served, Purpose::Deliver, destination, deadline).await {
+            Ok(socket) => socket,
+            Err(error) => return Some(Err(error)),
+        };
+        // An application listens at this very port.
+        match socket2::SockRef::from(&socket).bind(&SocketAddr::new(client, port).into()) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => continue,
+            Err(error) => {
+                tracing::debug!(%error, %client, "cannot deliver from the client's address");
+                return None;
+            }
+            Ok(()) => {}
+        }
+        match connect(socket, destination, deadline).await {
+            // Another delivery from this port to this destination is open.
+            Err(DialError::Connect { source, .. })
+                if source.kind() == io::ErrorKind::AddrNotAvailable && port != 0 => {}
+            connected => return Some(connected),
+        }
+    }
+    None
 }
 
 /// Connects from the workload's own network namespace and address.
@@ -113,13 +141,6 @@ async fn take(
     // more for each.
     let socket = socket2::Socket::from(socket);
     Ok(TcpSocket::from_std_stream(socket.into()))
-}
-
-/// Binds to the client's address and leaves the port to `connect`: ports then are chosen per destination, and do not run
-/// out after 28,000 connections.
-fn bind_as(socket: &TcpSocket, client: IpAddr) -> io::Result<()> {
-    setsockopt(socket, sockopt::IpBindAddressNoPort, &true)?;
-    socket2::SockRef::from(socket).bind(&SocketAddr::new(client, 0).into())
 }
 
 async fn connect(

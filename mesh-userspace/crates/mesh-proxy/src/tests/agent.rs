@@ -216,6 +216,9 @@ fn socket(workload: WorkloadId, kind: link::SocketKind) -> OwnedFd {
         .unwrap();
         socket.bind(&SocketAddr::new(own, 0).into()).unwrap();
     }
+    if kind.purpose == Purpose::Deliver {
+        socket.set_reuse_address(true).unwrap();
+    }
     socket.into()
 }
 
