@@ -393,7 +393,8 @@ async fn finish(node: Node, ending: Ending, tasks: JoinSet<()>) -> Result<After,
 }
 
 /// Removes every trace. Gives what was done, in words.
-fn take_away(node: Node) -> Result<Vec<String>, AgentError> {
+fn take_away(mut node: Node) -> Result<Vec<String>, AgentError> {
+    node.keep_plugin_no_longer();
     let Node {
         options,
         run_dir,

@@ -53,8 +53,12 @@ fn fix(feature: &Feature) -> String {
 
 /// What keeps the agent from starting, in words.
 pub(crate) fn missing() -> Vec<String> {
-    checks()
+    mesh_kernel::probe()
+        .0
         .into_iter()
+        // It was found already: in a container it need not be mounted, because the node's is used.
+        .filter(|feature| feature.name != "cgroup v2")
+        .map(check)
         .filter(|check| check.state == CheckState::Failed)
         .map(|check| match check.fix {
             Some(fix) => format!("{} (fix: {fix})", check.message),

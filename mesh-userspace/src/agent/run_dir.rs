@@ -135,6 +135,7 @@ impl RunDir {
                     // In a container it is a mount, and stays.
                     io::ErrorKind::DirectoryNotEmpty
                         | io::ErrorKind::NotFound
+                        | io::ErrorKind::ReadOnlyFilesystem
                         | io::ErrorKind::ResourceBusy
                 ) =>
             {

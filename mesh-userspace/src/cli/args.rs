@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use super::install_args::{ClusterUninstallArgs, InstallArgs, OnNode};
 pub(crate) use super::cluster_args::{ControllerArgs, DefaultMtls, MembershipArgs, StatusArgs};
 pub(crate) use super::node_args::{KubernetesArgs, NodeArgs, OnStop, ReadyArgs};
 
@@ -121,7 +122,9 @@ pub(crate) enum Command {
     /// Work with the embedded certificate authority
     #[command(subcommand)]
     Ca(CaCommand),
-    /// Remove every trace of the mesh from this machine
+    /// Print the objects that put Warren into a cluster, for kubectl apply
+    Install(InstallArgs),
+    /// Remove every trace of the mesh from this machine, or from a cluster
     Uninstall(UninstallArgs),
     /// Print versions
     Version(OutputArgs),
@@ -389,8 +392,10 @@ pub(crate) struct CaDirectory {
 /// `warren uninstall`.
 #[derive(Args, Clone, Debug)]
 #[command(
-    after_help = "Through the running agent when there is one (workloads are un-enrolled, then it exits), else directly.\n\
-    Configuration and the certificate authority's folder stay."
+    after_help = "Of a machine: through the running agent when there is one (workloads are un-enrolled, then it exits), else\n\
+    directly. Configuration and the certificate authority's folder stay.\n\
+    Of a cluster: with the rights of the kubeconfig. Labels of namespaces and pods stay.\n\n\
+    Examples:\n  warren uninstall\n  warren uninstall --kubernetes\n  warren uninstall --kubernetes --crds   with every policy in the cluster"
 )]
 pub(crate) struct UninstallArgs {
     /// Folder for pinned programs and maps
@@ -405,6 +410,8 @@ pub(crate) struct UninstallArgs {
     /// Folder for the socket and what is kept between starts [default: that of --socket]
     #[arg(long, value_name = "DIR")]
     pub(crate) run_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterUninstallArgs,
 }
 
 /// Reads `250ms`, `5s`, `10m`, `2h`, `1d`; a bare number is seconds.

@@ -36,13 +36,14 @@ struct Api<'c> {
 pub(crate) async fn run(
     context: &mut Context<'_>,
     args: &ClusterUninstallArgs,
+    timeout: Duration,
 ) -> Result<Exit, CliError> {
     let Some(cluster) = context.client.cluster() else {
         return Err(CliError::Usage("--kubernetes asks a cluster".to_owned()));
     };
     let api = Api {
         cluster,
-        timeout: context.client.timeout(),
+        timeout,
         namespace: args.namespace.clone(),
     };
     let mut say = |line: String| -> Result<(), CliError> {
@@ -54,6 +55,8 @@ pub(crate) async fn run(
         say(line)?;
     }
     let unclean = nodes::clean(&api, args, &mut say).await?;
+    // They go while nodes are cleaned; what they have written can be removed once they cannot write it again.
+    api.until_gone("controller", objects::PATIENCE).await?;
     for line in traces::remove_taints(&api).await? {
         say(line)?;
     }

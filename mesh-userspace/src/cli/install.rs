@@ -82,7 +82,7 @@ fn values(args: &InstallArgs) -> Result<Values, CliError> {
 async fn asked_version(global: &Global) -> Result<u32, CliError> {
     let answer = match target::client(global, Whom::Cluster).await {
         Ok(client) => match client.cluster() {
-            Some(cluster) => tokio::time::timeout(client.timeout(), cluster.find("/version"))
+            Some(cluster) => tokio::time::timeout(global.timeout, cluster.find("/version"))
                 .await
                 .unwrap_or_else(|_late| Err(client.timed_out()))
                 .map_err(CliError::from),

@@ -16,6 +16,7 @@ mod check;
 mod cluster_args;
 mod cluster_check;
 mod cluster_status;
+mod cluster_uninstall;
 mod completion;
 mod config;
 mod controller;
@@ -24,10 +25,13 @@ mod flow_line;
 mod flows;
 mod get;
 mod help;
+mod install;
+mod install_args;
 mod kubectl;
 mod membership;
 mod node;
 mod node_args;
+mod on_node;
 mod output;
 mod proxy;
 mod ready;
@@ -191,6 +195,12 @@ fn dispatch(cli: Cli, matches: &clap::ArgMatches) -> Result<Exit, CliError> {
         }),
         Command::Config(command) => config::run(command, &mut io::stdout().lock()),
         Command::Ca(command) => ca::run(command, &mut io::stdout().lock()),
+        Command::Install(args) => install::run(&global, &args),
+        Command::Uninstall(args) if args.cluster.kubernetes => {
+            asking(&global, Whom::Cluster, async |context| {
+                cluster_uninstall::run(context, &args.cluster, global.timeout).await
+            })
+        }
         Command::Uninstall(args) => {
             let socket = target::socket(&global);
             asking(&global, Whom::Node, async |context| {

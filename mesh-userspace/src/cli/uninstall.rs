@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::args::UninstallArgs;
 use super::output::clean;
-use super::{CliError, Context, Exit};
+use super::{CliError, Context, Exit, on_node};
 use crate::agent::uninstall;
 use crate::api::client::ClientError;
 
@@ -14,6 +14,9 @@ pub(crate) async fn run(
     args: UninstallArgs,
     socket: &Path,
 ) -> Result<Exit, CliError> {
+    if let Some(step) = args.cluster.on_node {
+        return on_node::run(context, &args, step).await;
+    }
     let done = match context.client.post::<Vec<String>>("uninstall").await {
         Ok(done) => done,
         Err(ClientError::Unreachable { .. }) => {

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -77,6 +78,12 @@ struct Record {
 
 /// What was done, by the name of the file that carries our entry.
 type Records = BTreeMap<String, Record>;
+
+/// One at a time works on these files: a look that has begun before must not put back what is being taken away.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 impl Installer {
     /// Puts everything in place that is not. Gives the name of the network configuration that carries our entry.
@@ -180,6 +187,7 @@ impl Installer {
 
     /// Takes everything away. Gives what was done, in words.
     pub(crate) fn restore(&self) -> Result<Vec<String>, InstallError> {
+        let _turn = turn();
         let mut words = Vec::new();
         for (name, record) in &self.records() {
             words.extend(self.put_back(name, record)?);

@@ -249,3 +249,25 @@ async fn a_replaced_configuration_is_repaired_at_once() {
     }
     keeping.abort();
 }
+
+#[tokio::test]
+async fn what_is_taken_away_is_not_put_back() {
+    let place = Place::new();
+    place.put("10-ptp.conflist", LIST);
+    let (state, mut states) = tokio::sync::watch::channel(InPlace::Unknown);
+    let keeping = tokio::spawn(watch::keep(place.installer.clone(), state));
+    let in_place = InPlace::Yes("10-ptp.conflist".to_owned());
+    let soon = std::time::Duration::from_secs(3);
+    tokio::time::timeout(soon, states.wait_for(|state| *state == in_place))
+        .await
+        .expect("in time")
+        .expect("kept");
+    drop(states);
+    // This changes the folder that is watched.
+    place.installer.restore().expect("restored");
+    tokio::time::timeout(soon, keeping)
+        .await
+        .expect("it ends by itself")
+        .expect("without a fault");
+    assert_eq!(place.get("10-ptp.conflist"), LIST);
+}

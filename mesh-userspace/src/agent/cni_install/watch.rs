@@ -2,6 +2,7 @@
 //! who replaces the one in use (an upgrade of the cluster's network does) leaves it without our entry for a moment only.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
@@ -28,17 +29,22 @@ pub(crate) enum InPlace {
     No(String),
 }
 
-/// Keeps the plugin in place until the future is dropped; says how it stands.
+/// Keeps the plugin in place until nobody wants to know any more; says how it stands.
 pub(crate) async fn keep(installer: Installer, state: watch::Sender<InPlace>) {
     let (changed, mut changes) = mpsc::channel(1);
+    let state = Arc::new(state);
     let mut watcher = Watch::default();
     loop {
         watcher.begin(&installer.conf_dir, &changed);
-        let installer = installer.clone();
-        let looked = tokio::task::spawn_blocking(move || installer.ensure()).await;
-        let now = match looked {
-            Ok(Ok(name)) => InPlace::Yes(name),
-            Ok(Err(error)) => InPlace::No(chain(&error)),
+        let (installer, wanted) = (installer.clone(), Arc::clone(&state));
+        let looked = tokio::task::spawn_blocking(move || {
+            let _turn = super::turn();
+            (!wanted.is_closed()).then(|| installer.ensure())
+        });
+        let now = match looked.await {
+            Ok(None) => return,
+            Ok(Some(Ok(name))) => InPlace::Yes(name),
+            Ok(Some(Err(error))) => InPlace::No(chain(&error)),
             Err(error) => InPlace::No(error.to_string()),
         };
         state.send_if_modified(|before| {

@@ -151,6 +151,11 @@ impl Node {
         }
     }
 
+    /// Nobody looks after the CNI plugin any more, so that it can be taken away.
+    pub(crate) fn keep_plugin_no_longer(&mut self) {
+        self.cluster = None;
+    }
+
     /// Prepares the worker for a time without an agent: what it would ask for in that time is given now.
     pub(super) async fn leave(&mut self) {
         let Some(worker) = &self.state.worker else {

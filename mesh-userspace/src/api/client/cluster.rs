@@ -64,6 +64,24 @@ impl Cluster {
             .await
     }
 
+    /// Removes an object, and what belongs to it; whether it was there.
+    pub(crate) async fn remove(&self, path: &str) -> Result<bool, ClientError> {
+        let options = serde_json::json!({
+            "apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background",
+        });
+        let body = options.to_string().into();
+        let answer = self
+            .send(Method::DELETE, path, Some("application/json"), body)
+            .await?;
+        let status = answer.status;
+        let body = whole(answer.body).await?;
+        match status {
+            StatusCode::NOT_FOUND => Ok(false),
+            status if status.is_success() => Ok(true),
+            status => Err(self.refusal(status, &body, false)),
+        }
+    }
+
     async fn change(
         &self,
         method: Method,

@@ -9,9 +9,9 @@ use crate::cli::CliError;
 use crate::manifests::{self, kind, name};
 
 /// How long the controllers may take to end, and the namespace to go.
-const PATIENCE: Duration = Duration::from_secs(90);
+pub(super) const PATIENCE: Duration = Duration::from_secs(90);
 
-/// Ends the controllers, and the API that the API server asks them for: while it is announced and nobody answers, no namespace
+/// Tells the controllers to end, and removes the API that the API server asks them for: while it is announced and nobody answers, no namespace
 /// of the cluster can be deleted.
 pub(super) async fn end_controllers(api: &Api<'_>) -> Result<Vec<String>, CliError> {
     let mut done = Vec::new();
@@ -23,7 +23,6 @@ pub(super) async fn end_controllers(api: &Api<'_>) -> Result<Vec<String>, CliErr
     ] {
         done.extend(remove_one(api, &object).await?);
     }
-    api.until_gone("controller", PATIENCE).await?;
     Ok(done)
 }
 
@@ -44,10 +43,7 @@ pub(super) async fn remove_made(api: &Api<'_>) -> Result<Vec<String>, CliError> 
 }
 
 /// Removes what was installed, whatever the values were.
-pub(super) async fn remove_installed(
-    api: &Api<'_>,
-    crds: bool,
-) -> Result<Vec<String>, CliError> {
+pub(super) async fn remove_installed(api: &Api<'_>, crds: bool) -> Result<Vec<String>, CliError> {
     let mut all = manifests::every_object(&api.namespace)
         .map_err(|error| CliError::failed("it is not known what there is to remove", error))?;
     // What others need comes before them in an installation, so it goes after them.
