@@ -6,7 +6,9 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
+};
 use kube::{CustomResource, CustomResourceExt};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -18,7 +20,27 @@ pub const VERSION: &str = "v1alpha1";
 
 /// The definitions of all our kinds.
 pub fn crds() -> Vec<CustomResourceDefinition> {
-    vec![AuthorizationPolicy::crd(), MeshPolicy::crd()]
+    let mut crds = vec![AuthorizationPolicy::crd(), MeshPolicy::crd()];
+    let versions = crds.iter_mut().flat_map(|crd| &mut crd.spec.versions);
+    for schema in versions.filter_map(|version| version.schema.as_mut()) {
+        if let Some(schema) = &mut schema.open_api_v3_schema {
+            without_empty_defaults(schema);
+        }
+    }
+    crds
+}
+
+/// Kubernetes 1.20 takes an empty text as a default for none at all, and refuses the definition. Reading an object gives it
+/// the same value without.
+fn without_empty_defaults(schema: &mut JSONSchemaProps) {
+    if schema.default.as_ref().is_some_and(|default| default.0 == "") {
+        schema.default = None;
+    }
+    let properties = schema.properties.iter_mut().flatten();
+    properties.for_each(|(_, property)| without_empty_defaults(property));
+    if let Some(JSONSchemaPropsOrArray::Schema(items)) = &mut schema.items {
+        without_empty_defaults(items);
+    }
 }
 
 /// File names and texts of the definitions, as they are in `deploy/crds`.
