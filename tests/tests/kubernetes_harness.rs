@@ -4,11 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use mesh_tests::eventually::{eventually, until};
+use mesh_tests::eventually::eventually;
 use mesh_tests::kubernetes::kubectl::{Kubectl, Pod};
 use mesh_tests::kubernetes::load::{Load, Pace};
 use mesh_tests::kubernetes::story::story;
 use mesh_tests::probe::Report;
+use serde_json::json;
 
 /// From a manifest to pods that are ready, beside whatever else the machine does.
 const ROLLOUT: Duration = Duration::from_secs(90);
@@ -131,7 +132,8 @@ fn names(kubectl: &Kubectl, pods: &[IpAddr]) -> Result<()> {
         (format!("web.{namespace}.svc.cluster.local."), &[service]),
         ("headless".to_owned(), pods),
     ] {
-        until(&format!("{name} leads to {expected:?}"), ROLLOUT, || {
+        let what = format!("{name} leads to {expected:?}");
+        kubectl.until(&what, ROLLOUT, |kubectl| {
             let said = kubectl.exec("client", &["warren-probe", "resolve", &name])?;
             let mut found: Vec<IpAddr> = serde_json::from_str(&said)?;
             found.sort_unstable();
@@ -199,7 +201,7 @@ fn every_failure_under_load_is_counted() -> Result<()> {
             Duration::from_secs(100),
         )?;
         kubectl.run(&["scale", "deployment/web", "--replicas=0"])?;
-        until("the replicas are gone", ROLLOUT, || {
+        kubectl.until("the replicas are gone", ROLLOUT, |kubectl| {
             Ok(kubectl.list(&["pods", "--selector=app=web"])?.is_empty())
         })?;
         ensure!(load.goes_on()?, "the load ended by itself");
@@ -238,7 +240,7 @@ fn a_node_comes_back_after_a_loss_of_power() -> Result<()> {
         open(kubectl)?;
         told.cluster.reboot("node2")?;
         // Its pods are taken for ready until its kubelet has looked; then they are started once more.
-        until("the shop is whole again", ROLLOUT, || {
+        kubectl.until("the shop is whole again", ROLLOUT, |kubectl| {
             let pods = kubectl.ready_pods("app=web")?;
             let again = kubectl.list(&["pods", "--selector=app=web"])?;
             let again = again
@@ -255,6 +257,42 @@ fn a_node_comes_back_after_a_loss_of_power() -> Result<()> {
 
 fn serves(kubectl: &Kubectl, pod: &Pod) -> bool {
     dial(kubectl, SocketAddr::new(pod.address, 8080)).is_ok_and(|said| said.received == "hello")
+}
+
+#[test]
+fn the_product_can_be_put_on_every_node() -> Result<()> {
+    story("product", |told| {
+        let image = told.cluster.import_warren()?;
+        for node in told.cluster.nodes() {
+            let name = node.name();
+            let pod = json!({
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"name": format!("warren-{name}")},
+                "spec": {
+                    "nodeName": name,
+                    "restartPolicy": "Never",
+                    "containers": [{
+                        "name": "warren",
+                        "image": image,
+                        "imagePullPolicy": "Never",
+                        "args": ["--version"],
+                    }],
+                },
+            });
+            told.kubectl.apply(&pod.to_string())?;
+        }
+        told.kubectl
+            .until("it has said its version", ROLLOUT, |kubectl| {
+                let pods = kubectl.list(&["pods"])?;
+                Ok(pods.iter().all(|pod| pod["status"]["phase"] == "Succeeded"))
+            })?;
+        for node in told.cluster.nodes() {
+            let said = told.kubectl.logs(&format!("warren-{}", node.name()))?;
+            ensure!(said.contains(env!("CARGO_PKG_VERSION")), "{said}");
+        }
+        Ok(())
+    })
 }
 
 /// The pod speaks no TLS, so the API server's complaint tells whom it has asked: the pod, at the pod's address.

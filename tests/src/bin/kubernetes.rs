@@ -6,11 +6,12 @@
     reason = "what a command found is its output; what it does goes to standard error"
 )]
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Parser, Subcommand};
 use mesh_tests::host::requires::{Need, met};
 use mesh_tests::kubernetes::cache::Cache;
@@ -145,33 +146,36 @@ fn down_on_signal() -> Result<()> {
 fn status() -> Result<()> {
     let cache = Cache::locate()?;
     let missing = cache.missing();
+    let mut said = format!("cache: {}", cache.folder().display());
     if missing.is_empty() {
-        println!("cache: {}, complete", cache.folder().display());
+        said += ", complete\n";
     } else {
-        println!("cache: {}, lacks {missing:?}", cache.folder().display());
+        said += &format!(", lacks {missing:?}\n");
     }
-    let Some(cluster) = Cluster::running()? else {
-        for left in leak::find()? {
-            println!("left behind: {left}");
+    let running = Cluster::running()?;
+    if let Some(cluster) = &running {
+        said += &format!("cluster: {}\n", folder().display());
+        for machine in cluster.machines()? {
+            let (name, process) = (machine.node().name(), machine.process());
+            let state = if machine.is_running() {
+                "runs"
+            } else {
+                "has ended"
+            };
+            said += &format!("{name}: {state}, process {process}\n");
         }
-        bail!("no cluster runs; `cargo xtask kubernetes up` brings one up");
-    };
-    println!("cluster: {}", folder().display());
-    for machine in cluster.machines()? {
-        let state = if machine.is_running() {
-            "runs"
-        } else {
-            "has ended"
-        };
-        println!(
-            "{}: {state}, process {}",
-            machine.node().name(),
-            machine.process()
-        );
+        said += &cluster.kubectl().run(&["get", "nodes", "--output=wide"])?;
+    } else {
+        for left in leak::find()? {
+            said += &format!("left behind: {left}\n");
+        }
     }
-    print!(
-        "{}",
-        cluster.kubectl().run(&["get", "nodes", "--output=wide"])?
+    std::io::stdout()
+        .write_all(said.as_bytes())
+        .context("say how things are")?;
+    ensure!(
+        running.is_some(),
+        "no cluster runs; `cargo xtask kubernetes up` brings one up"
     );
     Ok(())
 }

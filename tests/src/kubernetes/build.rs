@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use super::cache::remove;
 use super::debian::{self, Sources};
@@ -34,6 +34,7 @@ pub(super) fn make(into: &Path, cache: &Path) -> Result<()> {
     fs::create_dir_all(&work).with_context(|| format!("create {}", work.display()))?;
     let sources = Sources::read(&work, &debian::mirror()?, RELEASE)?;
     let tree = sources.fetch("kubernetes", &work)?;
+    mend(&tree)?;
     compile(&tree, &work)?;
     for name in COMPONENTS {
         let (built, to) = (tree.join("_output/bin").join(name), into.join(name));
@@ -41,6 +42,41 @@ pub(super) fn make(into: &Path, cache: &Path) -> Result<()> {
             .with_context(|| format!("copy {} to {}", built.display(), to.display()))?;
     }
     remove(&work)
+}
+
+/// The tree's copy of `reflect2` calls an internal function of Go that has had another argument since Go 1.18: built with a
+/// later one, every JSON of a map writes somewhere into memory, and the API server dies of it now and then (upstream:
+/// modern-go/reflect2 issue 26). The changes are those of its next release: the caller makes the iterator, in full size.
+fn mend(tree: &Path) -> Result<()> {
+    let changes = [
+        (
+            "unsafe_link.go",
+            "func mapiterinit(rtype unsafe.Pointer, m unsafe.Pointer) *hiter",
+            "func mapiterinit(rtype unsafe.Pointer, m unsafe.Pointer, it *hiter)",
+        ),
+        (
+            "unsafe_link.go",
+            "\t// rest fields are ignored\n",
+            "\trest  [6]unsafe.Pointer\n\tend   [4]uintptr\n",
+        ),
+        (
+            "unsafe_map.go",
+            "\treturn &UnsafeMapIterator{\n\t\thiter:      mapiterinit(type2.rtype, *(*unsafe.Pointer)(obj)),\n",
+            "\tit := &hiter{}\n\tmapiterinit(type2.rtype, *(*unsafe.Pointer)(obj), it)\n\treturn &UnsafeMapIterator{\n\t\thiter:      it,\n",
+        ),
+    ];
+    for (name, old, new) in changes {
+        let file = tree.join("vendor/github.com/modern-go/reflect2").join(name);
+        let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+        ensure!(
+            text.matches(old).count() == 1,
+            "{} is not as it was when this was written: mend it otherwise",
+            file.display()
+        );
+        fs::write(&file, text.replace(old, new))
+            .with_context(|| format!("write {}", file.display()))?;
+    }
+    Ok(())
 }
 
 /// Upstream's own build, which generates code first. Nothing is fetched: what it depends on is in the tree.

@@ -163,6 +163,17 @@ impl Kubectl {
         found.with_context(|| format!("the last look at {}: {last}", arguments.join(" ")))
     }
 
+    /// Looks until a condition holds, where a look is a run of kubectl or several.
+    pub fn until(
+        &self,
+        what: &str,
+        within: Duration,
+        mut holds: impl FnMut(&Self) -> Result<bool>,
+    ) -> Result<()> {
+        eventually_every(INTERVAL, what, within, || Ok(holds(self)?.then_some(())))
+            .with_context(|| self.describe_pods())
+    }
+
     /// Waits until a Deployment, DaemonSet or StatefulSet has rolled out.
     pub fn rolled_out(&self, workload: &str, within: Duration) -> Result<()> {
         let timeout = format!("--timeout={}s", within.as_secs());

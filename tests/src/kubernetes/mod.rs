@@ -6,7 +6,7 @@
 //! in a cache.
 //!
 //! Reading order: [`cache`] (what is made once: [`build`], [`rootfs`], [`images`]), [`cluster`] (what is brought up from
-//! it: [`network`], [`pki`], [`control_plane`], [`dns`], [`machine`]), then what stories work with: [`kubectl`], [`load`],
+//! it: [`network`], [`pki`], [`control_plane`], [`dns`], [`machine`]), then what stories work with: [`kubectl`], [`mesh`], [`load`],
 //! [`story`]. All names of what is borrowed from the machine begin with [`layout::PREFIX`]; [`leak`] finds what is left.
 
 pub mod build;
@@ -23,6 +23,7 @@ pub mod layout;
 pub mod leak;
 pub mod load;
 pub mod machine;
+pub mod mesh;
 pub mod network;
 pub mod pki;
 pub mod rootfs;

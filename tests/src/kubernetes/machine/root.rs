@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -12,6 +13,7 @@ use nix::unistd::{chdir, pivot_root};
 use super::super::cache::{Cache, Part};
 use super::super::hierarchy::{self, Hierarchy};
 use super::super::layout::{Node, images_folder};
+use crate::eventually::until;
 
 /// Where a node finds the programs of Kubernetes.
 pub(super) const COMPONENTS: &str = "/opt/kubernetes";
@@ -31,6 +33,9 @@ const SETTINGS: [&str; 6] = [
     "kernel/keys/root_maxkeys",
     "kernel/keys/root_maxbytes",
 ];
+
+/// With processes that are about to end.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Makes it; gives the folder that is to become `/`.
 pub(super) fn make(node: Node, cache: &Cache) -> Result<PathBuf> {
@@ -165,8 +170,13 @@ fn delegate(root: &Path) -> Result<()> {
         .split_whitespace()
         .map(|name| format!("+{name}"))
         .collect();
-    fs::write(root.join("cgroup.subtree_control"), all.join(" "))
-        .context("give the node's controllers to what is below")
+    // The helper that started us is in there until it ends, which it is about to.
+    until("the node's cgroup is empty", PATIENCE, || {
+        fs::write(root.join("cgroup.subtree_control"), all.join(" "))
+            .map(|()| true)
+            .map_err(Into::into)
+    })
+    .context("give the node's controllers to what is below")
 }
 
 /// A kubelet gets plain files to write to, with what the machine has now.
