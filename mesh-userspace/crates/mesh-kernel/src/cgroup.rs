@@ -11,9 +11,15 @@ use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 
 use crate::error::KernelError;
 
-/// Where cgroup v2 is mounted, also in a hybrid hierarchy; `None` when it is not.
+/// Where cgroup v2 is mounted, also in a hybrid hierarchy; in a container without it, where the node's is seen through the
+/// node's first process. `None` when it is nowhere.
 pub fn mount_point() -> Option<PathBuf> {
-    parse_mount_point(&fs::read_to_string("/proc/thread-self/mounts").ok()?)
+    let read = |mounts| parse_mount_point(&fs::read_to_string(mounts).ok()?);
+    read("/proc/thread-self/mounts").or_else(|| {
+        let on_node = read("/proc/1/mounts")?;
+        let seen = Path::new("/proc/1/root").join(on_node.strip_prefix("/").ok()?);
+        seen.is_dir().then_some(seen)
+    })
 }
 
 fn parse_mount_point(mounts: &str) -> Option<PathBuf> {
