@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use super::install_args::{ClusterUninstallArgs, InstallArgs, OnNode};
 pub(crate) use super::cluster_args::{ControllerArgs, DefaultMtls, MembershipArgs, StatusArgs};
+pub(crate) use super::install_args::{ClusterUninstallArgs, InstallArgs, OnNode};
 pub(crate) use super::node_args::{KubernetesArgs, NodeArgs, OnStop, ReadyArgs};
 
 /// The mesh without sidecars: identities, mutual TLS, policy and routing for running workloads, in the kernel.
@@ -316,6 +316,9 @@ pub(crate) struct CheckArgs {
     /// Look at what is needed only; nothing of the mesh has to run
     #[arg(long)]
     pub(crate) pre: bool,
+    /// Look at this namespace of the cluster only: for those who may not see all of it
+    #[arg(short, long, value_name = "NAMESPACE", conflicts_with = "pre")]
+    pub(crate) namespace: Option<String>,
     /// How it is shown
     #[arg(short, long, value_enum, default_value = "text")]
     pub(crate) output: TextOutput,

@@ -11,7 +11,17 @@ use crate::api::objects::{CheckState, Checks};
 /// Does what was asked.
 pub(crate) async fn run(context: &mut Context<'_>, args: &CheckArgs) -> Result<Exit, CliError> {
     let items = if let Some(cluster) = context.client.cluster() {
-        cluster_check::run(&context.client, cluster, args.pre).await?
+        match &args.namespace {
+            Some(namespace) => {
+                let told: Checks = context.client.get("checks", Some(namespace)).await?;
+                told.items
+            }
+            None => cluster_check::run(&context.client, cluster, args.pre).await?,
+        }
+    } else if args.namespace.is_some() {
+        return Err(CliError::Usage(
+            "-n is for clusters: a node is checked as a whole".to_owned(),
+        ));
     } else {
         let mut items = preflight::checks();
         if !args.pre {

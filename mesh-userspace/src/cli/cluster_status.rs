@@ -41,7 +41,7 @@ pub(crate) fn write(
     let ready = status.controllers.iter().filter(|item| item.ready).count();
     writeln!(
         out,
-        "CONTROLLERS   {ready}/{} ready   {}   refused {}",
+        "CONTROLLERS   {ready}/{} ready   {}   {}",
         status.controllers.len(),
         status.leader.as_ref().map_or_else(
             || "nobody writes".to_owned(),
@@ -89,13 +89,12 @@ fn nodes(out: &mut dyn Write, status: &ClusterStatus) -> Result<(), CliError> {
     Ok(())
 }
 
-/// What the controllers refused, in all.
-fn refused(status: &ClusterStatus) -> u64 {
-    status
-        .controllers
-        .iter()
-        .flat_map(|controller| controller.refusals.values())
-        .sum()
+/// What the controller that answers has refused: requests for certificates, questions.
+fn refused(status: &ClusterStatus) -> String {
+    status.controllers.first().map_or_else(String::new, |own| {
+        let count: u64 = own.refusals.values().sum();
+        format!("{} refused {count}", clean(&own.name))
+    })
 }
 
 /// Everything that is not in order, each in a line.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::args::MembershipArgs;
 use super::output::clean;
 use super::{CliError, Context, Exit};
-use crate::api::client::Cluster;
+use crate::api::client::{ClientError, Cluster};
 use crate::api::filter::nearest;
 
 mod wait;
@@ -51,7 +51,8 @@ pub(crate) async fn run(
         return Err(CliError::Usage("labels are a cluster's".to_owned()));
     };
     let subject = Subject::read(&args.what, cluster.namespace())?;
-    let Some(object) = cluster.find(&subject.path()).await? else {
+    let found = cluster.find(&subject.path()).await;
+    let Some(object) = found.map_err(|error| forbidden(error, &subject))? else {
         return Err(unknown(cluster, &subject).await);
     };
     let namespace_enabled = match &subject {
@@ -61,7 +62,8 @@ pub(crate) async fn run(
     let change = Change::of(label(&object), &subject, wanted, namespace_enabled);
     if args.dry_run {
         let path = format!("{}?dryRun=All", subject.path());
-        cluster.merge(&path, &change.patch()).await?;
+        let merged = cluster.merge(&path, &change.patch()).await;
+        merged.map_err(|error| forbidden(error, &subject))?;
         write!(context.out, "{}", change.yaml(&subject))?;
         eprintln!("Nothing was changed.");
         return Ok(Exit::Ok);
@@ -73,7 +75,8 @@ pub(crate) async fn run(
     if change.is_none() {
         writeln!(context.out, "{subject} is {} already", wanted.words())?;
     } else {
-        cluster.merge(&subject.path(), &change.patch()).await?;
+        let merged = cluster.merge(&subject.path(), &change.patch()).await;
+        merged.map_err(|error| forbidden(error, &subject))?;
         writeln!(context.out, "{subject} {}", change.words())?;
         writeln!(context.out, "undo: {}", change.undo(&subject))?;
     }
@@ -89,6 +92,19 @@ pub(crate) async fn run(
         _ => {}
     }
     Ok(Exit::Ok)
+}
+
+/// Who may not label a namespace may be allowed to label its pods.
+fn forbidden(error: ClientError, subject: &Subject) -> ClientError {
+    match (error, subject) {
+        (ClientError::Forbidden { why, .. }, Subject::Namespace(name)) => ClientError::Forbidden {
+            why,
+            next: format!(
+                "; ask an administrator to do it, or take single pods into the mesh: warren enable pod/{name}/NAME"
+            ),
+        },
+        (error, _) => error,
+    }
 }
 
 /// A label on a pod that cannot be in the mesh does nothing, and that should be said.

@@ -16,7 +16,11 @@ pub(crate) async fn run(context: &mut Context<'_>, args: &StatusArgs) -> Result<
     if let Some(cluster) = context.client.cluster() {
         let server = cluster.server().to_owned();
         let scope = args.namespace.as_deref();
-        let status: ClusterStatus = context.client.get("status", scope).await?;
+        let resource = match scope {
+            None => "status",
+            Some(_) => "summary",
+        };
+        let status: ClusterStatus = context.client.get(resource, scope).await?;
         match args.output {
             TextOutput::Json => json(context.out, &status)?,
             TextOutput::Text => {

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,7 +29,7 @@ use super::gatekeeper::Gate;
 use super::health::{self, Health};
 use super::keys::{self, Keeper, Keys};
 use super::knowledge::Knowledge;
-use super::lead::Writer;
+use super::lead::{Failing, Writer};
 use super::listen::listen;
 use super::metrics::{self, Sources};
 use super::tell::{self, Told};
@@ -52,7 +53,6 @@ struct Listeners {
     nodes: TcpListener,
     api: TcpListener,
     metrics: TcpListener,
-    health: TcpListener,
 }
 
 /// What most parts need.
@@ -66,6 +66,7 @@ struct Parts {
     fleet: Fleet,
     tally: Arc<Tally>,
     told: Arc<Told>,
+    health: Arc<Health>,
     stopping: watch::Receiver<bool>,
 }
 
@@ -77,28 +78,42 @@ pub(super) async fn run(
 ) -> Result<(), ControllerError> {
     let mesh = mesh_spec(&args)?;
     let name = args.pod_name.clone().unwrap_or_else(host_name);
-    let ending = ending()?;
+    let mut ending = pin!(ending()?);
     let listeners = Listeners {
         nodes: listen(args.distribution_listen, "nodes").await?,
         api: listen(args.api_listen, "the API server").await?,
         metrics: listen(args.metrics_listen, "metrics").await?,
-        health: listen(args.health_listen, "health").await?,
     };
     let client = client::from_kubeconfig(kubeconfig.as_deref(), context.as_deref()).await?;
-    let (keys, keeper) = keys::open(&client, &args.namespace, &mesh.trust_domain).await?;
+    let view = View::new(source::Settings {
+        system_namespace: args.namespace.clone(),
+        mesh: mesh.clone(),
+        discover_every: DISCOVER,
+    });
+    let hub = Hub::new();
+    let (stop, stopping) = watch::channel(false);
+    let health = Arc::new(Health {
+        hub: hub.clone(),
+        view: view.clone(),
+        stopping: stopping.clone(),
+    });
+    // From the first moment: an API server that does not answer is waited for, and that is no reason to be restarted.
+    let listener = listen(args.health_listen, "health").await?;
+    let mut tasks = JoinSet::new();
+    tasks.spawn(watched(
+        "health",
+        health::serve(listener, Arc::clone(&health)),
+    ));
+    let (keys, keeper) = tokio::select! {
+        opened = keys::open(&client, &args.namespace, &mesh.trust_domain) => opened?,
+        () = &mut ending => return Ok(()),
+    };
     tracing::info!(
         name,
         identity = %keys.identity,
         signer = keys.registrar.authority().signer().name(),
         "the controller starts"
     );
-    let view = View::new(source::Settings {
-        system_namespace: args.namespace.clone(),
-        mesh,
-        discover_every: DISCOVER,
-    });
-    let hub = Hub::new();
-    let (stop, stopping) = watch::channel(false);
     let parts = Parts {
         name,
         args,
@@ -109,9 +124,10 @@ pub(super) async fn run(
         hub,
         tally: Arc::default(),
         told: Arc::default(),
+        health,
         stopping,
     };
-    live(parts, keeper, listeners, stop, ending).await;
+    live(parts, keeper, listeners, tasks, stop, ending).await;
     Ok(())
 }
 
@@ -165,10 +181,10 @@ async fn live(
     parts: Parts,
     keeper: Keeper,
     listeners: Listeners,
+    mut tasks: JoinSet<()>,
     stop: watch::Sender<bool>,
     ending: impl Future<Output = ()>,
 ) {
-    let mut tasks = JoinSet::new();
     observe(&parts, keeper, &mut tasks);
     let lease = lead(&parts, &mut tasks);
     let answers = answer(&parts, &listeners, &mut tasks);
@@ -176,12 +192,7 @@ async fn live(
         nodes,
         api,
         metrics,
-        health,
     } = listeners;
-    tasks.spawn(watched(
-        "health",
-        health::serve(health, Arc::clone(&answers.health)),
-    ));
     let sources = Sources {
         answers: Arc::clone(&answers),
         tally: Arc::clone(&parts.tally),
@@ -276,6 +287,7 @@ fn lead(parts: &Parts, tasks: &mut JoinSet<()>) -> Leading {
         view: parts.view.clone(),
         fleet: parts.fleet.clone(),
         holding: holding.clone(),
+        failing: Failing::default(),
     };
     tasks.spawn(writer.run());
     Leading { holding, task }
@@ -304,11 +316,7 @@ fn answer(parts: &Parts, listeners: &Listeners, tasks: &mut JoinSet<()>) -> Arc<
         others,
         knowledge: Knowledge::new(parts.hub.clone()),
         told: Arc::clone(&parts.told),
-        health: Arc::new(Health {
-            hub: parts.hub.clone(),
-            view: parts.view.clone(),
-            stopping: parts.stopping.clone(),
-        }),
+        health: Arc::clone(&parts.health),
         refused: answers::Refused::default(),
         streams: answers::streams(),
     })

@@ -25,6 +25,9 @@ use super::api::caller::RequestHeaders;
 /// How long the controller's own certificates are valid. They are renewed at half of it, and cost it nothing.
 const LIFETIME: Duration = Duration::from_secs(24 * 3_600);
 
+/// Before the next try while the API server does not answer.
+const RETRY: Duration = Duration::from_secs(2);
+
 /// How often is looked whether something is due.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -64,11 +67,7 @@ pub(super) async fn open(
     trust_domain: &TrustDomain,
 ) -> Result<(Arc<Keys>, Keeper), ControllerError> {
     let place = place(namespace);
-    let made = authority_secret::read_or_create(client, namespace, || {
-        tracing::info!(%trust_domain, secret = place, "there is no certificate authority yet; making one");
-        Material::generate(place.as_str(), trust_domain).map(|material| to_secret(&material))
-    })
-    .await?;
+    let made = read_or_make(client, namespace, trust_domain).await;
     let unusable = |source| ControllerError::Authority {
         namespace: namespace.to_owned(),
         source,
@@ -117,6 +116,26 @@ pub(super) async fn open(
         rules_read_at: None,
     };
     Ok((Arc::new(keys), keeper))
+}
+
+/// Reads the Secret, or makes it. An API server that does not answer is waited for: a controller that ends is started again
+/// later and later.
+async fn read_or_make(client: &Client, namespace: &str, trust_domain: &TrustDomain) -> SecretData {
+    let place = place(namespace);
+    loop {
+        let made = authority_secret::read_or_create(client, namespace, || {
+            tracing::info!(%trust_domain, secret = place, "there is no certificate authority yet; making one");
+            Material::generate(place.as_str(), trust_domain).map(|material| to_secret(&material))
+        });
+        match made.await {
+            Ok(made) => return made,
+            Err(error) => tracing::warn!(
+                %error,
+                "the certificate authority can be neither read nor made; it is tried again"
+            ),
+        }
+        tokio::time::sleep(RETRY).await;
+    }
 }
 
 fn place(namespace: &str) -> String {

@@ -1,6 +1,6 @@
 //! What only one of several controllers does, the holder of the Lease: writing. The others would write the same.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +15,9 @@ use super::keys::Keys;
 /// How often is looked whether something is to be written.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// As what is said to fail, where it has no better name.
+const TRUST: &str = "trust";
+
 /// How often is looked whether somebody changed what was written.
 const LOOK_AGAIN: u32 = 30;
 
@@ -26,6 +29,22 @@ pub(super) struct Writer {
     pub(super) view: View,
     pub(super) fleet: Fleet,
     pub(super) holding: watch::Receiver<bool>,
+    pub(super) failing: Failing,
+}
+
+/// What cannot be written at the moment, so that it is said once and not with every try.
+#[derive(Debug, Default)]
+pub(super) struct Failing(BTreeMap<String, String>);
+
+impl Failing {
+    /// Whether this is the first time that `what` fails in this way.
+    fn is_news(&mut self, what: &str, why: &str) -> bool {
+        self.0.insert(what.to_owned(), why.to_owned()).as_deref() != Some(why)
+    }
+
+    fn is_over(&mut self, what: &str) {
+        self.0.remove(what);
+    }
 }
 
 impl Writer {
@@ -53,28 +72,38 @@ impl Writer {
     }
 
     /// Tells everybody whom to trust: agents that have nothing yet, and the API server. Says whether that was done.
-    async fn publish(&self, roots: &str) -> bool {
+    async fn publish(&mut self, roots: &str) -> bool {
         let trust = Trust {
             bundle_pem: roots.to_owned(),
             trust_domain: self.keys.identity.trust_domain().to_string(),
         };
         let mut done = true;
         let published = authority_secret::publish_trust(&self.client, &self.namespace, &trust);
-        if let Err(error) = published.await {
-            tracing::warn!(%error, "whom to trust cannot be published: new nodes cannot come");
-            done = false;
+        match published.await {
+            Ok(()) => self.failing.is_over(TRUST),
+            Err(error) => {
+                if self.failing.is_news(TRUST, &error.to_string()) {
+                    tracing::warn!(%error, "whom to trust cannot be published: new nodes cannot come");
+                }
+                done = false;
+            }
         }
         match aggregation::announce(&self.client, crate::api::API_SERVICE, roots).await {
             Ok(true) => {
                 tracing::info!("the API server was told by what to recognise the controller")
             }
-            Ok(false) => {}
+            Ok(false) => self.failing.is_over(crate::api::API_SERVICE),
             Err(error) => {
-                tracing::warn!(
-                    %error,
-                    "the APIService {} cannot be changed: warren flows, status and explain do not reach the controller",
-                    crate::api::API_SERVICE
-                );
+                if self
+                    .failing
+                    .is_news(crate::api::API_SERVICE, &error.to_string())
+                {
+                    tracing::warn!(
+                        %error,
+                        "the APIService {} cannot be changed: warren flows, status and explain do not reach the controller",
+                        crate::api::API_SERVICE
+                    );
+                }
                 done = false;
             }
         }
@@ -82,7 +111,7 @@ impl Writer {
     }
 
     /// Lets pods come to nodes whose agents are ready.
-    async fn untaint(&self) {
+    async fn untaint(&mut self) {
         let tainted: BTreeSet<String> = self
             .view
             .nodes()
@@ -100,13 +129,17 @@ impl Writer {
             }
             match taint::remove(&self.client, &node.name).await {
                 Ok(()) => {
-                    tracing::info!(node = node.name, "the agent is ready; the node takes pods")
+                    self.failing.is_over(&node.name);
+                    tracing::info!(node = node.name, "the agent is ready; the node takes pods");
                 }
-                Err(error) => tracing::warn!(
-                    node = node.name,
-                    %error,
-                    "the start-up taint cannot be removed; the node takes no pods"
-                ),
+                Err(error) if self.failing.is_news(&node.name, &error.to_string()) => {
+                    tracing::warn!(
+                        node = node.name,
+                        %error,
+                        "the start-up taint cannot be removed; the node takes no pods"
+                    );
+                }
+                Err(_) => {}
             }
         }
     }

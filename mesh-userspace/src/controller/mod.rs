@@ -43,8 +43,6 @@ pub(crate) enum ControllerError {
         "the Kubernetes API server cannot be used; is this a pod with a service account? (elsewhere: --kubeconfig)"
     )]
     Client(#[from] mesh_kubernetes::client::ClientError),
-    #[error("the certificate authority cannot be read or made")]
-    AuthoritySecret(#[from] mesh_kubernetes::authority_secret::StoreError),
     #[error(
         "the certificate authority in Secret {namespace}/warren-ca cannot be used; put back what was there, or delete the \
          Secret for a new one (every certificate is then issued anew)"

@@ -35,7 +35,7 @@ impl ClientError {
 const LONGEST_SILENCE: Duration = Duration::from_secs(75);
 
 /// Name and number of the port on which the controller listens for nodes.
-const CONTROLLER_PORT: (&str, u16) = ("nodes", 15010);
+const CONTROLLER_PORT: (&str, u16) = ("grpc", 15010);
 
 /// As the pod in which this runs.
 ///
@@ -82,7 +82,7 @@ fn client(mut config: Config, what: &'static str) -> Result<Client, ClientError>
     Client::try_from(config).map_err(|error| ClientError::new(what, error))
 }
 
-/// Where the controller's ready replicas listen for nodes (port named `nodes`, else 15010): by EndpointSlice, core Endpoints
+/// Where the controller's ready replicas listen for nodes (port named `grpc`, else 15010): by EndpointSlice, core Endpoints
 /// where that is absent. Empty when none is ready.
 ///
 /// # Errors

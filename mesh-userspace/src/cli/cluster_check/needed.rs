@@ -67,24 +67,28 @@ pub(super) fn version(version: &Value, server: &str) -> Check {
 pub(super) async fn rights(cluster: &Cluster, checks: &mut Vec<Check>) -> Result<(), CliError> {
     let mut lacking = Vec::new();
     for (group, resource, namespaced) in MADE {
-        for verb in ["create", "patch"] {
-            if !may(cluster, verb, group, resource, *namespaced).await? {
-                lacking.push(match group.is_empty() {
-                    true => format!("{verb} {resource}"),
-                    false => format!("{verb} {resource}.{group}"),
-                });
-            }
+        let create = may(cluster, "create", group, resource, *namespaced).await?;
+        let patch = may(cluster, "patch", group, resource, *namespaced).await?;
+        let name = match group.is_empty() {
+            true => (*resource).to_owned(),
+            false => format!("{resource}.{group}"),
+        };
+        match (create, patch) {
+            (true, true) => {}
+            (true, false) => lacking.push(format!("{name} (only make)")),
+            (false, true) => lacking.push(format!("{name} (only change)")),
+            (false, false) => lacking.push(name),
         }
     }
     checks.push(match lacking.is_empty() {
         true => Check::ok(
             RIGHTS,
-            format!("you may make all {} kinds of object", MADE.len()),
+            format!("you may make and change all {} kinds of object", MADE.len()),
         ),
         false => Check::bad(
             RIGHTS,
             CheckState::Failed,
-            format!("you may not: {}", lacking.join(", ")),
+            format!("you may not make and change: {}", lacking.join(", ")),
             "install as an administrator of the cluster",
         ),
     });

@@ -260,7 +260,7 @@ fn a_clusters_status_fits_on_a_screen() {
     assert_eq!(
         text,
         "warren 0.1.0   cluster https://here:6443   trust domain cluster.local (2 roots trusted)   root expires in 59d\n\
-         CONTROLLERS   1/2 ready   warren-controller-1 writes   refused 3\n\
+         CONTROLLERS   1/2 ready   warren-controller-1 writes   warren-controller-2 refused 3\n\
          NODES         2 of 4 ready   3 connected   2 current\n\
          WORKLOADS     16 of 20 enrolled\n\
          OBJECTS       2 namespaces meshed   20 workloads   3 services   1 routes   4 policies   0 mTLS exceptions\n\
@@ -275,11 +275,11 @@ fn a_clusters_status_fits_on_a_screen() {
 #[test]
 fn nothing_is_explained_by_where_one_looked() {
     assert_eq!(
-        get::nothing("workloads", Some("shop"), true),
+        get::nothing("workloads", Some("shop"), get::Of::Cluster),
         "No workloads in namespace shop. Is it in the mesh? run: warren enable ns/shop. All namespaces: -A"
     );
     assert_eq!(
-        get::nothing("services", None, false),
+        get::nothing("services", None, get::Of::Node),
         "No services. What does the configuration say? run: warren status"
     );
 }

@@ -73,8 +73,12 @@ fn problem<'n>(
         ),
         _ => error.to_string(),
     };
+    let missing = matches!(
+        error,
+        Unresolved::NoWorkload { .. } | Unresolved::NoDestination { .. }
+    );
     let known: Vec<String> = names
-        .filter(|name| scope.is_none_or(|namespace| name.namespace == namespace))
+        .filter(|name| missing && scope.is_none_or(|namespace| name.namespace == namespace))
         .map(|name| match scope {
             Some(_) => name.name.clone(),
             None => name.to_string(),

@@ -4,18 +4,44 @@ use serde_json::{Value, json};
 
 use crate::api::{CLUSTER_GROUP, CLUSTER_VERSION};
 
-/// Everything that can be asked, and the verbs by which the API server authorises it.
-pub(crate) const RESOURCES: &[(&str, &str, &[&str])] = &[
-    ("certs", "Certificate", &["list"]),
-    ("checks", "Checks", &["list"]),
-    ("explain", "Explanation", &["list"]),
-    ("flows", "Flow", &["list", "watch"]),
-    ("policies", "AuthorizationPolicy", &["list"]),
-    ("routes", "Route", &["list"]),
-    ("services", "Service", &["list"]),
-    ("status", "ClusterStatus", &["list"]),
-    ("workloads", "Workload", &["list"]),
+/// Everything that can be asked, and the verbs by which the API server authorises it. Not all is asked about namespaces: to
+/// the API server `namespaces/NAME/status` is a part of the Namespace, so that what concerns one is its `summary`.
+pub(crate) const RESOURCES: &[Resource] = &[
+    resource("certs", "Certificate"),
+    resource("checks", "Checks"),
+    resource("explain", "Explanation"),
+    Resource {
+        verbs: &["list", "watch"],
+        ..resource("flows", "Flow")
+    },
+    resource("policies", "AuthorizationPolicy"),
+    resource("routes", "Route"),
+    resource("services", "Service"),
+    Resource {
+        of_namespaces: false,
+        ..resource("status", "ClusterStatus")
+    },
+    resource("summary", "ClusterStatus"),
+    resource("workloads", "Workload"),
 ];
+
+/// Something that can be asked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Resource {
+    pub(crate) name: &'static str,
+    kind: &'static str,
+    pub(crate) verbs: &'static [&'static str],
+    pub(crate) of_namespaces: bool,
+}
+
+const fn resource(name: &'static str, kind: &'static str) -> Resource {
+    Resource {
+        name,
+        kind,
+        verbs: &["list"],
+        of_namespaces: true,
+    }
+}
 
 fn version() -> Value {
     json!({
@@ -48,13 +74,13 @@ pub(crate) fn group() -> Value {
 pub(crate) fn resources() -> Value {
     let resources: Vec<Value> = RESOURCES
         .iter()
-        .map(|(name, kind, verbs)| {
+        .map(|resource| {
             json!({
-                "name": name,
+                "name": resource.name,
                 "singularName": "",
-                "namespaced": true,
-                "kind": kind,
-                "verbs": verbs,
+                "namespaced": resource.of_namespaces,
+                "kind": resource.kind,
+                "verbs": resource.verbs,
             })
         })
         .collect();

@@ -158,10 +158,13 @@ async fn answer<M: Mesh>(
     Query(pairs): Pairs,
 ) -> Result<Response, Refusal> {
     let caller = mesh.caller(headers).ok_or(Refusal::Nobody)?;
-    let (resource, verbs) = discovery::RESOURCES
+    let discovery::Resource {
+        name: resource,
+        verbs,
+        ..
+    } = *discovery::RESOURCES
         .iter()
-        .find(|(name, _, _)| *name == resource)
-        .map(|(name, _, verbs)| (*name, *verbs))
+        .find(|known| known.name == resource && (scope.is_none() || known.of_namespaces))
         .ok_or_else(|| not_known(&format!("the resource {resource}")))?;
     // As the API server reads it: the verb that it has authorised.
     let watch = pairs
@@ -182,7 +185,7 @@ async fn answer<M: Mesh>(
         "policies" => Ok(object(mesh.policies(scope).await)),
         "routes" => Ok(object(mesh.routes(scope).await)),
         "services" => Ok(object(mesh.services(scope).await)),
-        "status" => Ok(object(mesh.status(scope).await)),
+        "status" | "summary" => Ok(object(mesh.status(scope).await)),
         "workloads" => Ok(object(mesh.workloads(scope).await)),
         other => Err(not_known(&format!("the resource {other}"))),
     }

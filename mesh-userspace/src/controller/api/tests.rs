@@ -191,6 +191,7 @@ async fn served(unreachable: bool) -> Served {
             ("jane", "list explain", shop()),
             ("root", "list status", None),
             ("root", "watch status", None),
+            ("root", "list summary", shop()),
         ]
         .into(),
         unreachable,
@@ -441,6 +442,11 @@ async fn mistakes_are_said_in_the_words_of_kubernetes() {
         "same version",
     )
     .await;
+    // To the API server, a namespace's "status" is a part of the Namespace object.
+    let path = "/apis/api.warren.dev/v1alpha1/namespaces/shop";
+    check("root", &format!("{path}/status"), 404, "does not know").await;
+    let (status, _) = served.ask_for("root", &format!("{path}/summary")).await;
+    assert_eq!(status, 200);
 }
 
 #[tokio::test]

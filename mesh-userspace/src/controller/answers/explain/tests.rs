@@ -27,6 +27,10 @@ fn snapshot() -> Snapshot {
             workload("ops", "secret-db", "10.0.0.4"),
             workload("lab", "probe", "10.0.0.5"),
             workload("bench", "probe", "10.0.0.6"),
+            Arc::new(Workload {
+                ports: Vec::new(),
+                ..Workload::clone(&workload("shop", "open.ended", "10.0.0.7"))
+            }),
         ],
         default_mtls: MtlsMode::Strict,
         ..World::default()
@@ -107,4 +111,6 @@ fn names_of_other_namespaces_are_not_told() {
     );
     assert!(told(None, "probe", "client").contains("probe.lab"));
     assert!(told(Some("shop"), "clien", "web.v1").contains("did you mean client?"));
+    let which = told(Some("shop"), "client", "open.ended");
+    assert!(!which.contains("did you mean"), "{which}");
 }
