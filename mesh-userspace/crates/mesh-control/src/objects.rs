@@ -149,22 +149,22 @@ pub struct ServiceSpec {
     pub export_to: Option<BTreeSet<String>>,
 }
 
-/// One endpoint of a service.
+/// One endpoint of a service. There may be thousands in one fact: what says nothing is left out.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EndpointSpec {
     /// Where.
     pub place: Place,
     /// Its own port.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
     /// Its own ports, by the port that clients dial; `None`: it does not offer that one.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub ports: BTreeMap<u16, Option<u16>>,
     /// Share.
     pub weight: u32,
     /// Labels of its own.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: Labels,
 }
 

@@ -27,27 +27,29 @@ const MOST_ANSWERS: usize = 64;
 
 /// Why a connection is over.
 #[derive(Debug)]
-pub(super) struct Ended {
-    pub(super) why: String,
-    /// Another controller is likely to answer at once.
-    pub(super) good: bool,
+pub(super) enum Ended {
+    /// It never worked, or not for long.
+    Failed(String),
+    /// It was a good one, and another controller is likely to answer at once.
+    Left(String),
+    /// A new one is wanted in its place.
+    Renewed,
 }
 
 /// Follows a controller until the connection ends.
 pub(super) async fn follow(shared: &Arc<Shared>, connection: Connection) -> Ended {
     let to = connection.to.clone();
-    let bad = |why: String| Ended { why, good: false };
     let (channel, _driver) = match channel::open(connection).await {
         Ok(open) => open,
-        Err(why) => return bad(why),
+        Err(why) => return Ended::Failed(why),
     };
     let outbox = Outbox::new(hello(&shared.known.borrow().facts, &shared.options.version));
     let mut client = channel.distribution();
     let stream = client.follow(outbox.stream());
     let told = match tokio::time::timeout(FIRST_WORD, stream).await {
         Ok(Ok(told)) => told.into_inner(),
-        Ok(Err(status)) => return bad(said(&to, &status)),
-        Err(_late) => return bad(format!("{to} accepts, but says nothing")),
+        Ok(Err(status)) => return Ended::Failed(said(&to, &status)),
+        Err(_late) => return Ended::Failed(format!("{to} accepts, but says nothing")),
     };
     let mut following = Following {
         shared,
@@ -94,6 +96,7 @@ impl Following<'_> {
             let message = tokio::select! {
                 message = told.message() => message,
                 Some(_answered) = self.answers.join_next() => continue,
+                () = self.shared.renew.notified() => return Ended::Renewed,
             };
             match message {
                 Ok(Some(ToNode { message })) => {
@@ -161,9 +164,10 @@ impl Following<'_> {
 
     fn over(&self, why: String, elsewhere: bool) -> Ended {
         let lasted = self.began.elapsed() >= GOOD;
-        Ended {
-            why,
-            good: self.complete && (lasted || elsewhere),
+        if self.complete && (lasted || elsewhere) {
+            Ended::Left(why)
+        } else {
+            Ended::Failed(why)
         }
     }
 }

@@ -4,13 +4,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use super::backoff::Backoff;
 use super::cache::{self, Cache, Loaded};
 use super::calls::{self, CallError, Certified, Signing};
-use super::following::follow;
+use super::following::{Ended, follow};
 use super::outbox::Outbox;
 use super::{Connect, Known, Link};
 use crate::channel::Channel;
@@ -43,6 +43,8 @@ pub struct Subscription {
 pub(super) struct Shared {
     pub(super) options: Options,
     pub(super) known: watch::Sender<Known>,
+    /// A new connection is wanted.
+    pub(super) renew: Notify,
     current: Mutex<Current>,
 }
 
@@ -68,6 +70,7 @@ impl Subscription {
         let shared = Arc::new(Shared {
             options,
             known: sender,
+            renew: Notify::new(),
             current: Mutex::default(),
         });
         let following = tokio::spawn(run(shared.clone()));
@@ -107,6 +110,12 @@ impl Subscription {
             outbox.report(report.to_wire());
         }
         current.report = Some(report);
+    }
+
+    /// Makes a new connection in place of the one there is, as after the node's certificate was renewed: a connection ends
+    /// with the certificate that it was made with.
+    pub fn reconnect(&self) {
+        self.shared.renew.notify_one();
     }
 
     /// Ends it. What is known is on disk afterwards.
@@ -213,20 +222,22 @@ fn from_disk(loaded: Loaded) -> Known {
 async fn run(shared: Arc<Shared>) {
     let mut backoff = Backoff::default();
     loop {
-        let (why, good) = match shared.options.connect.connect().await {
-            Err(why) => (why, false),
-            Ok(connection) => {
-                let ended = follow(&shared, connection).await;
-                (ended.why, ended.good)
+        let ended = match shared.options.connect.connect().await {
+            Err(why) => Ended::Failed(why),
+            Ok(connection) => follow(&shared, connection).await,
+        };
+        let chance = rand::random();
+        let pause = match ended {
+            Ended::Renewed => continue,
+            Ended::Left(why) => {
+                shared.broken(why);
+                backoff.after_success(chance)
+            }
+            Ended::Failed(why) => {
+                shared.broken(why);
+                backoff.after_failure(chance)
             }
         };
-        shared.broken(why);
-        let chance = rand::random();
-        tokio::time::sleep(if good {
-            backoff.after_success(chance)
-        } else {
-            backoff.after_failure(chance)
-        })
-        .await;
+        tokio::time::sleep(pause).await;
     }
 }

@@ -143,3 +143,25 @@ async fn a_peer_that_dies_silently_is_noticed_on_both_sides() {
         began.elapsed()
     );
 }
+
+#[tokio::test]
+async fn a_connection_is_replaced_without_anything_being_lost() {
+    let pki = Pki::new();
+    let controller = Controller::start(&pki, hub(pods(10))).await;
+    let n1 = node(&pki, "n1", controller.address, NodeOptions::default());
+    known(&n1, "everything is told", is_current).await;
+    controller.wait_until_told().await;
+    let before = controller.hub.counts();
+    for number in 1..4 {
+        n1.reconnect();
+        eventually("there is another connection", || {
+            controller.tally.counts().connections == 1 + number
+        })
+        .await;
+        let known = known(&n1, "everything is known", is_current).await;
+        assert_eq!(known.facts.len(), 11);
+    }
+    controller.wait_for_nodes(1).await;
+    controller.wait_until_told().await;
+    assert_eq!(controller.hub.counts().told, before.told);
+}

@@ -56,6 +56,9 @@ fn every_damage_is_noticed_and_the_file_moved_aside() {
         flipped[at] ^= 1;
         bad.push(flipped);
     }
+    // What is still well-formed, but says something else.
+    let text = String::from_utf8(good).expect("text");
+    bad.push(text.replace("\"shop\"", "\"shoq\"").into_bytes());
     let aside = cache.path.with_extension("damaged");
     for bytes in bad {
         fs::write(&cache.path, &bytes).expect("written");
