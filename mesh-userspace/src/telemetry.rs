@@ -39,6 +39,8 @@ pub(crate) fn start(args: &LogArgs) -> Result<(), InvalidLevel> {
         })?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(quieted(filter, &args.log_level))
+        // A worker goes on when the agent that reads its log is gone; a line that nobody takes is no reason to end.
+        .log_internal_errors(false)
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none());
     // tracing-subscriber installs the bridge from `log` too. It fails only when a log is set up already: in tests.

@@ -1,5 +1,7 @@
 //! What a node tells about itself and its world: status, listings, explanations, checks, problems.
 
+mod said;
+
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
@@ -7,6 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::filter::Filter;
 use super::flow::Flow;
+
+pub(crate) use said::{Lost, Problem};
 
 /// A listing.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -483,41 +487,6 @@ impl Bookmark {
         Self {
             api_version: super::VERSION.to_owned(),
             kind: Self::KIND.to_owned(),
-        }
-    }
-}
-
-/// Stands in a flow stream where the reader was too slow.
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Lost {
-    pub(crate) api_version: String,
-    pub(crate) kind: String,
-    pub(crate) count: u64,
-}
-
-impl Lost {
-    /// The object's kind.
-    pub(crate) const KIND: &'static str = "Lost";
-}
-
-/// The answer to a request that could not be carried out.
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, thiserror::Error)]
-#[serde(rename_all = "camelCase")]
-#[error("{message}")]
-pub(crate) struct Problem {
-    pub(crate) api_version: String,
-    pub(crate) kind: String,
-    pub(crate) message: String,
-}
-
-impl Problem {
-    /// Makes one; the message says what, why and the next step.
-    pub(crate) fn new(message: impl Into<String>) -> Self {
-        Self {
-            api_version: super::VERSION.to_owned(),
-            kind: "Problem".to_owned(),
-            message: message.into(),
         }
     }
 }

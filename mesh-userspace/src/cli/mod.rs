@@ -165,13 +165,19 @@ fn dispatch(cli: Cli, matches: &clap::ArgMatches) -> Result<Exit, CliError> {
         Command::Node(args) => node::run(args),
         Command::Ready(args) => ready::run(&args),
         Command::Cni => Err(CliError::Usage(
-            "this is a CNI plugin: container runtimes call it, with CNI_COMMAND in its environment".to_owned(),
+            "this is a CNI plugin: container runtimes call it, with CNI_COMMAND in its environment"
+                .to_owned(),
         )),
         Command::Proxy(args) => proxy::run(&args),
         Command::Controller(args) => controller::run(args, &global),
         Command::Flows(args) => {
             let terms = flows::terms(matches.subcommand().map_or(matches, |(_, matches)| matches))?;
-            asking(&global, Whom::Either, async |context| {
+            // Saved flows are read without asking anybody.
+            let whom = match args.input {
+                Some(_) => Whom::Node,
+                None => Whom::Either,
+            };
+            asking(&global, whom, async |context| {
                 flows::run(context, args, terms).await
             })
         }
@@ -187,9 +193,15 @@ fn dispatch(cli: Cli, matches: &clap::ArgMatches) -> Result<Exit, CliError> {
         Command::Disable(args) => asking(&global, Whom::Cluster, async |context| {
             membership::run(context, &args, Membership::Disabled).await
         }),
-        Command::Check(args) => asking(&global, Whom::Either, async |context| {
-            check::run(context, &args).await
-        }),
+        Command::Check(args) => {
+            let whom = match args.pre {
+                true => Whom::EitherOrMachine,
+                false => Whom::Either,
+            };
+            asking(&global, whom, async |context| {
+                check::run(context, &args).await
+            })
+        }
         Command::Explain(args) => asking(&global, Whom::Either, async |context| {
             explain::run(context, &args).await
         }),

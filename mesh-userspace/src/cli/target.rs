@@ -18,6 +18,8 @@ pub(crate) enum Whom {
     Cluster,
     /// Whichever is there.
     Either,
+    /// Whichever is there; else this machine, of which something can be said without anybody being asked.
+    EitherOrMachine,
 }
 
 /// The node's socket, given or not.
@@ -42,21 +44,25 @@ pub(crate) async fn client(global: &Global, whom: Whom) -> Result<Client, CliErr
             ));
         }
         Whom::Cluster => false,
-        Whom::Either => global.socket.is_some() || (!said_cluster && exists(&socket)),
+        Whom::Either | Whom::EitherOrMachine => {
+            global.socket.is_some() || (!said_cluster && exists(&socket))
+        }
     };
     if node {
         return Ok(Client::of_node(&socket, global.timeout));
     }
-    let connection = Connection::open(global.kubeconfig.as_deref(), global.context.as_deref())
-        .await
-        .map_err(|error| match error {
-            error @ ConnectError::Nowhere { .. } => ClientError::Nobody {
-                socket,
-                source: error.into(),
-            },
-            error => ClientError::Kubeconfig(error.into()),
-        })?;
-    Ok(Client::of_cluster(Cluster::new(connection), global.timeout))
+    match Connection::open(global.kubeconfig.as_deref(), global.context.as_deref()).await {
+        Ok(connection) => Ok(Client::of_cluster(Cluster::new(connection), global.timeout)),
+        Err(ConnectError::Nowhere { .. }) if whom == Whom::EitherOrMachine => {
+            Ok(Client::of_node(&socket, global.timeout))
+        }
+        Err(error @ ConnectError::Nowhere { .. }) => Err(ClientError::Nobody {
+            socket,
+            source: error.into(),
+        }
+        .into()),
+        Err(error) => Err(ClientError::Kubeconfig(error.into()).into()),
+    }
 }
 
 /// A socket in a folder that may not be looked into is there, as far as one can tell.

@@ -4,7 +4,7 @@
 //!
 //! It starts with every pod of the node, so it is as small as can be: no runtime, no thread, no log. It decides nothing:
 //! [`request`] (what the runtime asks) → [`agent`] (ask the node's agent) → [`namespaces`] (who is in the mesh, as written
-//! down for when no agent answers) → [`answer`] (what the runtime is told).
+//! down for when no agent answers) → `answer` (what the runtime is told).
 //!
 //! Its rule when no agent answers: pods of a namespace that is in the mesh wait (the runtime tries again), every other pod
 //! starts as ever.

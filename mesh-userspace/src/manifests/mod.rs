@@ -2,7 +2,7 @@
 //!
 //! They are the Helm chart's: `cargo xtask manifests` renders it, and what comes out is embedded here. So this module knows no
 //! object. It fills in values ([`values`]) where the rendering has holes, and applies the differences that switches and
-//! older versions of Kubernetes make ([`variants`]).
+//! older versions of Kubernetes make (`variants`).
 
 mod values;
 mod variants;

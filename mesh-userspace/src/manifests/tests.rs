@@ -180,10 +180,7 @@ fn a_file_of_values_is_read_as_helm_reads_it() {
         .merge("image:\n  tag: \"7\"\nnode:\n  paths:\n    bpf: /mnt/bpf\n")
         .expect("good");
     assert_eq!(values.get("image.tag"), Some(&json!("7")));
-    assert_eq!(
-        values.get("node.paths.bpf"),
-        Some(&json!("/mnt/bpf"))
-    );
+    assert_eq!(values.get("node.paths.bpf"), Some(&json!("/mnt/bpf")));
     values.merge("# nothing\n").expect("good");
     let error = values
         .merge("node:\n  tolerations: []\n")

@@ -44,6 +44,21 @@ pub fn delivery(tell: impl FnOnce(&Delivery) -> Result<()>) -> Result<()> {
     }
 }
 
+/// Helm's program, for stories in a real cluster; none when it is not there, which is said.
+#[expect(
+    clippy::print_stdout,
+    reason = "the runner reads the mark from standard output"
+)]
+pub fn helm() -> Result<Option<PathBuf>> {
+    match Tools::locate() {
+        Ok(tools) => Ok(Some(tools.program())),
+        Err(error) => {
+            println!("{SKIP}{error:#}");
+            Ok(None)
+        }
+    }
+}
+
 impl Delivery {
     /// Runs Helm; gives what it printed.
     pub fn helm(&self, arguments: &[&str]) -> Result<String> {

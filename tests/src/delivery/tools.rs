@@ -23,9 +23,14 @@ impl Tools {
         Ok(Self(folder))
     }
 
+    /// Helm's program.
+    pub(super) fn program(&self) -> PathBuf {
+        self.0.join("helm")
+    }
+
     /// Helm, told to keep its hands off whatever the user has of it.
     pub(super) fn helm(&self) -> Command {
-        let mut helm = Command::new(self.0.join("helm"));
+        let mut helm = Command::new(self.program());
         for variable in ["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"] {
             helm.env(variable, self.0.join("home"));
         }

@@ -19,6 +19,10 @@ pub const SYSTEM: &str = "warren-system";
 /// From a manifest to pods that are ready, beside whatever else the machine does.
 pub const ROLLOUT: Duration = Duration::from_secs(90);
 
+/// From the old pods of the mesh itself to new ones, node after node: an old kubelet takes most of a minute to let go of a pod
+/// whose container has ended.
+pub const UPDATE: Duration = Duration::from_secs(200);
+
 /// Between two looks through the command line.
 const INTERVAL: Duration = Duration::from_millis(300);
 
@@ -54,8 +58,8 @@ impl<'a> Mesh<'a> {
     /// Waits until every part of it is ready.
     pub fn ready(&self) -> Result<()> {
         self.system
-            .rolled_out("deployment/warren-controller", ROLLOUT)
-            .and_then(|()| self.system.rolled_out("daemonset/warren-node", ROLLOUT))
+            .rolled_out("deployment/warren-controller", UPDATE)
+            .and_then(|()| self.system.rolled_out("daemonset/warren-node", UPDATE))
             .with_context(|| self.logs())
     }
 

@@ -6,8 +6,8 @@
 //! in a cache.
 //!
 //! Reading order: [`cache`] (what is made once: [`build`], [`rootfs`], [`images`]), [`cluster`] (what is brought up from
-//! it: [`network`], [`pki`], [`control_plane`], [`dns`], [`machine`]), then what stories work with: [`kubectl`], [`mesh`], [`load`],
-//! [`story`]. All names of what is borrowed from the machine begin with [`layout::PREFIX`]; [`leak`] finds what is left.
+//! it: [`network`], [`pki`], [`control_plane`], [`dns`], [`machine`]), then what stories work with: [`kubectl`], [`mesh`], [`shop`], [`load`],
+//! [`traces`], [`story`]. All names of what is borrowed from the machine begin with [`layout::PREFIX`]; [`leak`] finds what is left.
 
 pub mod build;
 pub mod cache;
@@ -27,4 +27,6 @@ pub mod mesh;
 pub mod network;
 pub mod pki;
 pub mod rootfs;
+pub mod shop;
 pub mod story;
+pub mod traces;

@@ -30,8 +30,8 @@ use crate::host::requires::{Need, SKIP, met};
 /// The longest that a story may take.
 const LIMIT: Duration = Duration::from_secs(290);
 
-/// The kubelet of 1.20 may forget to tell that a pod has ended, until it looks again a minute later.
-const FAREWELL: Duration = Duration::from_secs(120);
+/// Pods have half a minute, unless they ask for less.
+const FAREWELL: Duration = Duration::from_secs(60);
 
 /// What a story works with.
 #[derive(Debug)]

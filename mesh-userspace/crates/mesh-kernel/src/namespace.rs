@@ -178,8 +178,8 @@ const NAMED: [&str; 5] = [
     "/run/netns",
     "/var/run/netns",
     "/run/docker/netns",
-    "/proc/1/root/run/netns",
-    "/proc/1/root/var/run/netns",
+    concat!("/proc/1/root", "/run/netns"),
+    concat!("/proc/1/root", "/var/run/netns"),
 ];
 
 /// Where namespaces can be found: named ones, and those of processes.

@@ -87,6 +87,9 @@ impl Features {
     }
 }
 
+/// The bit of CAP_SYS_ADMIN.
+const SYS_ADMIN: u32 = 21;
+
 fn rights(features: &mut Features) {
     let effective = effective_capabilities();
     for (name, since, bit, without) in [
@@ -100,12 +103,16 @@ fn rights(features: &mut Features) {
         (
             "CAP_SYS_ADMIN",
             "",
-            21,
+            SYS_ADMIN,
             "no workload's namespace can be entered",
         ),
     ] {
         let answer = match &effective {
             Ok(set) if set & (1 << bit) != 0 => Ok("effective".to_owned()),
+            // To the kernel the one has always been the other, too; container runtimes of before 5.8 know only that.
+            Ok(set) if name == "CAP_BPF" && set & (1 << SYS_ADMIN) != 0 => {
+                Ok("by CAP_SYS_ADMIN".to_owned())
+            }
             Ok(_) => Err("this process does not have it; run as root".to_owned()),
             Err(error) => Err(error.to_string()),
         };

@@ -33,7 +33,11 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
 /// Kubernetes 1.20 takes an empty text as a default for none at all, and refuses the definition. Reading an object gives it
 /// the same value without.
 fn without_empty_defaults(schema: &mut JSONSchemaProps) {
-    if schema.default.as_ref().is_some_and(|default| default.0 == "") {
+    if schema
+        .default
+        .as_ref()
+        .is_some_and(|default| default.0 == "")
+    {
         schema.default = None;
     }
     let properties = schema.properties.iter_mut().flatten();
@@ -57,6 +61,9 @@ pub fn manifests() -> Result<Vec<(String, String)>, serde_saphyr::ser::Error> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests;
 
 const GENERATED: &str = "# Generated from mesh-kubernetes/src/crds.rs: cargo run -p mesh-kubernetes --example crds\n---\n";
 

@@ -44,6 +44,17 @@ pub(crate) enum Seen<T: Observed> {
     All(Vec<T>),
 }
 
+impl<T: Observed> Seen<T> {
+    /// The same of what the objects are made into.
+    pub(crate) fn map(self, mut make: impl FnMut(T) -> T) -> Self {
+        match self {
+            Self::Is(object) => Self::Is(make(object)),
+            Self::Gone(key) => Self::Gone(key),
+            Self::All(objects) => Self::All(objects.into_iter().map(make).collect()),
+        }
+    }
+}
+
 /// What was seen, of whichever kind.
 #[derive(Clone, Debug)]
 pub(crate) enum Observation {

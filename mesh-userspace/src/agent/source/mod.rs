@@ -1,4 +1,4 @@
-//! Where the configuration comes from: a file ([`file`]), or the controller of a cluster ([`controller`]). Either way what
+//! Where the configuration comes from: a file (`file`), or the controller of a cluster ([`controller`]). Either way what
 //! comes out is a [`Configuration`](super::config::Configuration) and its [`Change`]s.
 
 use super::config::Change;

@@ -149,7 +149,7 @@ pub(super) fn progress(pod: &Value) -> Progress {
     let why = told
         .or_else(|| container["state"]["waiting"]["message"].as_str())
         .or_else(|| container["state"]["waiting"]["reason"].as_str())
-        .unwrap_or(match container["state"]["running"].is_object() {
+        .unwrap_or_else(|| match container["state"]["running"].is_object() {
             true => "connections are being given back",
             false => "its pod has not started",
         });

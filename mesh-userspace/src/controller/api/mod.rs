@@ -2,7 +2,7 @@
 //! which asks us (API aggregation) with its own certificate and says who asks.
 //!
 //! The way of a question: [`serve`] (only the API server is let in) → [`caller`] (who asks) → [`routes`] (may they; which
-//! question is it) → [`answers`] (of the controller's own knowledge, [`listings`], and of what nodes say, [`flows`]) → or
+//! question is it) → `answers` (of the controller's own knowledge, `listings`, and of what nodes say, [`flows`]) → or
 //! [`refusal`]. [`discovery`] says what there is to ask.
 
 pub(crate) mod caller;

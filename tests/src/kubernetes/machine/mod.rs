@@ -2,7 +2,7 @@
 //! kube-proxy, and reaps; when it ends, everything in the machine ends with it.
 //!
 //! From outside: [`start`], [`Machine`]. Inside, in this order: [`enter`] (the helper that leaves our namespaces),
-//! [`init`] (the first process): `root` (mounts), `settings` (files), then the programs.
+//! [`init()`] (the first process): `root` (mounts), `settings` (files), then the programs.
 
 mod init;
 mod root;
@@ -30,7 +30,7 @@ use crate::host::binary;
 use crate::host::command::finish;
 use crate::host::namespace::FOLDER;
 
-/// The program that has [`enter`] and [`init`], among others, as its modes.
+/// The program that has [`enter`] and [`init()`], among others, as its modes.
 pub(super) const HELPER: &str = "warren-kubernetes";
 
 /// Importing images, on a busy machine.

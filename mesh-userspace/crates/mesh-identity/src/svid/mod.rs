@@ -189,7 +189,7 @@ fn check_usage<S: Subject>(
     };
     if usage.value.key_cert_sign() || usage.value.crl_sign() {
         return Ok(Err(
-            "may sign certificates or revocation lists, which a workload must not",
+            "may sign certificates or revocation lists, which only an authority may",
         ));
     }
     if !usage.value.digital_signature() {

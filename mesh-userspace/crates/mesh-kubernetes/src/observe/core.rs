@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -101,7 +102,7 @@ pub(crate) struct Pod {
     pub(crate) name: Name,
     pub(crate) uid: String,
     pub(crate) created: i64,
-    pub(crate) labels: Labels,
+    pub(crate) labels: Arc<Labels>,
     pub(crate) mesh: MeshLabel,
     pub(crate) udp: Option<bool>,
     pub(crate) node: Option<String>,
@@ -176,7 +177,7 @@ impl From<RawPod> for Pod {
             udp,
             uid: raw.metadata.uid.unwrap_or_default(),
             terminating: raw.metadata.deletion_timestamp.is_some(),
-            labels: raw.metadata.labels.unwrap_or_default(),
+            labels: Arc::new(raw.metadata.labels.unwrap_or_default()),
             node: node_name.filter(|node| !node.is_empty()),
             service_account: service_account_name
                 .filter(|account| !account.is_empty())

@@ -1,13 +1,14 @@
 //! Everything that was observed, with the indexes that tell what depends on what.
 
-use std::borrow::Borrow;
+mod index;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use mesh_core::workload::Name;
 
+use self::index::{FewIndex, Index, SharedLabels};
 use super::Unit;
 use super::verdict::ObjectKey;
 use super::{mesh_policies, policies};
@@ -36,13 +37,14 @@ pub(crate) struct State {
     /// Pods with a network of their own that have not ended.
     pods_at: HashMap<IpAddr, Vec<Arc<Pod>>>,
     groups_of_service: HashMap<Name, BTreeMap<Name, Arc<Group>>>,
-    groups_with_pod: Index<Name, Name>,
+    groups_with_pod: FewIndex<Name, Name>,
     services_of_namespace: Index<String, Name>,
     routes_of_parent: Index<Name, RouteKey>,
     routes_to_backend: Index<Name, RouteKey>,
     policies_of_service: Index<Name, Name>,
     mesh_policies_of_service: Index<Name, Name>,
     mesh_policies_of_namespace: Index<String, Name>,
+    labels: SharedLabels,
 }
 
 /// What a change touches.
@@ -54,51 +56,6 @@ pub(crate) struct Touched {
     pub(crate) statuses: BTreeSet<ObjectKey>,
     /// About which there is nothing more to say, until it is worked out again.
     pub(crate) forgotten: Vec<ObjectKey>,
-}
-
-/// Values by key; several of each.
-#[derive(Debug)]
-struct Index<K, V>(HashMap<K, BTreeSet<V>>);
-
-impl<K, V> Default for Index<K, V> {
-    fn default() -> Self {
-        Self(HashMap::new())
-    }
-}
-
-impl<K: Eq + Hash, V: Ord> Index<K, V> {
-    fn insert(&mut self, key: K, value: V) {
-        self.0.entry(key).or_default().insert(value);
-    }
-
-    fn remove<Q>(&mut self, key: &Q, value: &V)
-    where
-        K: Borrow<Q>,
-        Q: Eq + Hash + ?Sized,
-    {
-        if let Some(values) = self.0.get_mut(key) {
-            values.remove(value);
-            if values.is_empty() {
-                self.0.remove(key);
-            }
-        }
-    }
-
-    fn get<Q>(&self, key: &Q) -> impl Iterator<Item = &V> + use<'_, K, V, Q>
-    where
-        K: Borrow<Q>,
-        Q: Eq + Hash + ?Sized,
-    {
-        self.0.get(key).into_iter().flatten()
-    }
-
-    fn has<Q>(&self, key: &Q) -> bool
-    where
-        K: Borrow<Q>,
-        Q: Eq + Hash + ?Sized,
-    {
-        self.0.contains_key(key)
-    }
 }
 
 impl State {
@@ -119,7 +76,8 @@ impl State {
             pods_of_node: Index::default(),
             pods_at: HashMap::new(),
             groups_of_service: HashMap::new(),
-            groups_with_pod: Index::default(),
+            groups_with_pod: FewIndex::default(),
+            labels: SharedLabels::default(),
             services_of_namespace: Index::default(),
             routes_of_parent: Index::default(),
             routes_to_backend: Index::default(),
@@ -202,6 +160,10 @@ impl State {
                 self.each(changes, touched, Self::namespace_changed)
             }
             Observation::Pods(seen) => {
+                let seen = seen.map(|mut pod: Pod| {
+                    pod.labels = self.labels.shared(&pod.labels);
+                    pod
+                });
                 let changes = self.pods.apply(seen, |_| true);
                 self.each(changes, touched, Self::pod_changed)
             }

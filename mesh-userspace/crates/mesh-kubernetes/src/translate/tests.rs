@@ -6,6 +6,7 @@ mod incremental;
 mod pods;
 mod policies;
 mod routes;
+mod scale;
 mod services;
 mod told;
 

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use mesh_control::objects::{Selector, WorkloadSpec};
 use mesh_core::addr::is_forbidden_destination;
 use mesh_core::identity::SpiffeId;
+use mesh_core::workload::Labels;
 
 use super::membership::{Membership, WhyNot, membership};
 use super::state::State;
@@ -46,7 +47,7 @@ pub(crate) fn workload(state: &State, pod: &Pod) -> Option<WorkloadSpec> {
         service_account: pod.service_account.clone(),
         node: Some(node),
         addresses: own_addresses(state, pod),
-        labels: pod.labels.clone(),
+        labels: Labels::clone(&pod.labels),
         ports: Vec::new(),
         select: Some(Selector::Pod {
             uid: pod.uid.clone(),

@@ -72,6 +72,12 @@ impl Cluster {
         change
     }
 
+    /// How many facts a settling sets and removes, for who does not keep them.
+    pub(crate) fn settle_unknown(&mut self) -> (usize, usize) {
+        let (_, change) = self.translator.settle();
+        (change.set.len(), change.removed.len())
+    }
+
     /// What is known of these kinds of fact, a line each.
     pub(crate) fn told(&self, kinds: &[&str]) -> Vec<String> {
         let lines = self

@@ -1,0 +1,204 @@
+//! Warren leaves a real cluster: links, pins, filters, rules, routes, CNI files, kinds of object and namespaces are as before, and
+//! nobody notices.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use mesh_tests::delivery::{file, helm};
+use mesh_tests::kubernetes::kubectl::Kubectl;
+use mesh_tests::kubernetes::load::{Load, Pace};
+use mesh_tests::kubernetes::mesh::{Mesh, ROLLOUT, SYSTEM, dial, service};
+use mesh_tests::kubernetes::story::{Story, story};
+use mesh_tests::kubernetes::traces::Traces;
+
+const LONGEST: Duration = Duration::from_secs(240);
+
+/// Every request comes over a connection of its own: those that were open end with the mesh, after a while.
+const NEW: Pace = Pace {
+    requests: 1,
+    kept: 0,
+    age: None,
+    connections: 20,
+};
+
+/// A server on each node, and a client on the first.
+const SHOP: &str = "
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: web}
+spec:
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+      - name: web
+        image: registry.local/probe:1
+        imagePullPolicy: Never
+        args: [serve, 8080=echo]
+        readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: client}
+spec:
+  nodeName: node1
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: client
+    image: registry.local/probe:1
+    imagePullPolicy: Never
+    command: [sleep, infinity]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
+";
+
+/// Of a kind that goes with its definition.
+const POLICY: &str = "
+apiVersion: warren.dev/v1alpha1
+kind: MeshPolicy
+metadata: {name: strict}
+spec: {mtls: {mode: strict}}
+";
+
+/// The shop, in a cluster without Warren.
+fn open(told: &Story<'_>) -> Result<(SocketAddr, Traces)> {
+    // Earlier stories leave it installed.
+    warren(told, &["uninstall", "--kubernetes", "--crds"])?;
+    told.kubectl.apply(SHOP)?;
+    told.kubectl.rolled_out("daemonset/web", ROLLOUT)?;
+    told.kubectl
+        .wait("condition=Ready", &["pod/client"], ROLLOUT)?;
+    let web = service(&told.kubectl, "web")?;
+    Ok((web, Traces::take(told.cluster)?))
+}
+
+fn warren(told: &Story<'_>, words: &[&str]) -> Result<String> {
+    let program = mesh_tests::host::binary::warren()?;
+    told.cluster.kubectl().launch(program).args(words).run()
+}
+
+/// The label is the user's, Warren's namespace is not, and the shop goes on.
+fn is_gone(told: &Story<'_>, web: SocketAddr) -> Result<()> {
+    let kubectl = told.cluster.kubectl();
+    let label = kubectl.at(
+        &["namespace", told.kubectl.namespace()],
+        "/metadata/labels/warren.dev~1mesh",
+    )?;
+    ensure!(label == "enabled", "the label is {label:?}");
+    let left = kubectl.run(&["get", "namespace", SYSTEM, "--ignore-not-found"])?;
+    ensure!(left.is_empty(), "{left}");
+    says_hello(&told.kubectl, web)
+}
+
+fn says_hello(kubectl: &Kubectl, web: SocketAddr) -> Result<()> {
+    let report = dial(kubectl, "client", web)?;
+    ensure!(report.received == "hello", "{report:?}");
+    Ok(())
+}
+
+#[test]
+fn everything_is_as_before_and_nobody_notices() -> Result<()> {
+    story("uninstall", |told| {
+        let (web, before) = open(told)?;
+        let mesh = Mesh::install(told.cluster)?;
+        told.kubectl.apply(POLICY)?;
+        mesh.enable(told)?;
+        says_hello(&told.kubectl, web)?;
+
+        let load = Load::start(&told.kubectl, "client", web, NEW, LONGEST)?;
+        let said = mesh.warren(&["uninstall", "--kubernetes", "--crds"])?;
+        let paced = load.stop()?;
+        ensure!(paced.failed() == 0, "{paced:?}\n{said}");
+        ensure!(paced.connections > 50, "{paced:?}");
+
+        is_gone(told, web)?;
+        Traces::take(told.cluster)?.as_before(&before)?;
+        // Once more: there is nothing to do, and that is no fault.
+        warren(told, &["uninstall", "--kubernetes"])?;
+        Ok(())
+    })
+}
+
+#[test]
+fn a_node_without_a_working_agent_is_cleaned_too() -> Result<()> {
+    story("uninstall-broken", |told| {
+        let (web, before) = open(told)?;
+        let mesh = Mesh::install(told.cluster)?;
+        mesh.enable(told)?;
+        // Capture stays in the kernel; the agent does not come back.
+        let broken = r#"[{"op": "add", "path": "/spec/template/spec/containers/0/args/-", "value": "--no-such-flag"}]"#;
+        mesh.system.run(&[
+            "patch",
+            "daemonset/warren-node",
+            "--type=json",
+            "--patch",
+            broken,
+        ])?;
+        let pods = ["pods", "--selector=app.kubernetes.io/component=node"];
+        mesh.system
+            .eventually("an agent that does not start", ROLLOUT, &pods, |list| {
+                let mut pods = list["items"].as_array()?.iter();
+                pods.any(|pod| {
+                    let container = &pod["status"]["containerStatuses"][0];
+                    container["restartCount"].as_u64() > Some(0)
+                })
+                .then_some(())
+            })?;
+
+        mesh.warren(&["uninstall", "--kubernetes", "--crds"])?;
+        is_gone(told, web)?;
+        Traces::take(told.cluster)?.as_before(&before)
+    })
+}
+
+#[test]
+fn helm_installs_and_uninstalls_the_same() -> Result<()> {
+    let Some(helm) = helm()? else {
+        return Ok(());
+    };
+    story("uninstall-helm", |told| {
+        let (web, before) = open(told)?;
+        let image = told.cluster.import_warren()?;
+        let (repository, tag) = image.rsplit_once(':').unwrap_or((image, "latest"));
+        let run = |words: &[&str]| told.cluster.kubectl().launch(&helm).args(words).run();
+        let charts = ["deploy/helm/warren-crds", "deploy/helm/warren"]
+            .map(|chart| file(chart).display().to_string());
+        run(&["install", "warren-crds", &charts[0], "--wait"])?;
+        run(&[
+            "install",
+            "warren",
+            &charts[1],
+            "--namespace=warren-system",
+            "--create-namespace",
+            &format!("--set=image.repository={repository}"),
+            &format!("--set=image.tag={tag}"),
+            "--set=image.pullPolicy=Never",
+            "--set=node.paths.cniBin=/usr/lib/cni",
+            "--wait",
+            "--timeout=120s",
+        ])?;
+        warren(
+            told,
+            &[
+                "enable",
+                &format!("ns/{}", told.kubectl.namespace()),
+                "--wait",
+            ],
+        )?;
+        says_hello(&told.kubectl, web)?;
+
+        run(&["uninstall", "warren", "--namespace=warren-system", "--wait"])?;
+        run(&["uninstall", "warren-crds", "--wait"])?;
+        told.cluster
+            .kubectl()
+            .delete(&["namespace", "warren-system"])?;
+        is_gone(told, web)?;
+        Traces::take(told.cluster)?.as_before(&before)
+    })
+}
