@@ -1,12 +1,13 @@
 //! Putting a node together, in order: the one place that knows all of its parts. What fails here leaves nothing behind;
 //! what is pinned in the kernel stays as it was.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use mesh_core::identity::SpiffeId;
 use mesh_kernel::Kernel;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -18,7 +19,7 @@ use super::handover::{self, Next};
 use super::identities::{Identities, Local, Remote};
 use super::metrics::{self, Metrics};
 use super::node::end::Ending;
-use super::node::{Inputs, Node, Parts};
+use super::node::{Inputs, Node, Parts, Signals};
 use super::options::{Cluster, From, Options};
 use super::run_dir::{Plugin, RunDir};
 use super::source::{Source, file};
@@ -53,14 +54,20 @@ pub(super) async fn run(options: Options) -> Result<After, AgentError> {
     if !missing.is_empty() {
         return Err(AgentError::Missing { missing });
     }
+    let signals = Signals::new()?;
     match options.from.clone() {
-        From::File { file, name } => of_file(options, &file, name).await,
-        From::Cluster(cluster) => of_cluster(options, &cluster).await,
+        From::File { file, name } => of_file(options, &file, name, signals).await,
+        From::Cluster(cluster) => of_cluster(options, &cluster, signals).await,
     }
 }
 
 /// A node by a configuration file.
-async fn of_file(options: Options, file: &Path, name: Option<String>) -> Result<After, AgentError> {
+async fn of_file(
+    options: Options,
+    file: &Path,
+    name: Option<String>,
+    signals: Signals,
+) -> Result<After, AgentError> {
     let run_dir = RunDir::take(&options.run_dir)?;
     let (source, name, configuration) = file::Watched::open(file, name)?;
     tracing::info!(node = name, file = %file.display(), "read the configuration");
@@ -80,12 +87,17 @@ async fn of_file(options: Options, file: &Path, name: Option<String>) -> Result<
         source: Source::File(source),
         cluster: None,
         controller,
+        signals,
     };
     live(options, prepared, seen).await
 }
 
 /// A node of a cluster.
-async fn of_cluster(options: Options, cluster: &Cluster) -> Result<After, AgentError> {
+async fn of_cluster(
+    options: Options,
+    cluster: &Cluster,
+    mut signals: Signals,
+) -> Result<After, AgentError> {
     if !options.host.shares_its_network() {
         return Err(AgentError::OtherNetwork);
     }
@@ -99,14 +111,22 @@ async fn of_cluster(options: Options, cluster: &Cluster) -> Result<After, AgentE
         Err(AgentError::Running { .. }) => None,
         Err(error) => return Err(error),
     };
+    let announced = match early {
+        Some(_) => None,
+        None => handover::announce(&options.run_dir),
+    };
     let prepared = tokio::select! {
-        prepared = prepare(cluster, &seen, early.is_some()) => prepared?,
-        ended = told_to_end() => return ended.map(|()| After::End),
+        prepared = prepare(&options, cluster, &seen, early.is_some()) => prepared?,
+        _ = signals.next(options.on_stop) => return Ok(After::End),
     };
     let mut run_dir = match early {
         Some(run_dir) => run_dir,
         None => {
-            let run_dir = handover::take(&options.run_dir).await?;
+            let run_dir = tokio::select! {
+                taken = handover::take(&options.run_dir) => taken?,
+                _ = signals.next(options.on_stop) => return Ok(After::End),
+            };
+            drop(announced);
             seen.serve(&options).await?;
             run_dir
         }
@@ -131,6 +151,7 @@ async fn of_cluster(options: Options, cluster: &Cluster) -> Result<After, AgentE
         source,
         cluster: Some((control, in_place)),
         controller,
+        signals,
     };
     live(options, prepared, seen).await
 }
@@ -145,20 +166,27 @@ struct Linked {
 }
 
 /// Follows the controller, and has certificates for what runs here before the node is taken from another agent.
-async fn prepare(cluster: &Cluster, seen: &Seen, alone: bool) -> Result<Linked, AgentError> {
+async fn prepare(
+    options: &Options,
+    cluster: &Cluster,
+    seen: &Seen,
+    alone: bool,
+) -> Result<Linked, AgentError> {
     let (control, mut controller) = control::begin(cluster, Arc::clone(&seen.view))?;
     let (source, configuration) = control.first_world().await;
     let mut identities = Identities::Remote(Remote::new(
         control.bundle(),
         configuration.certificate_lifetime,
+        &options.run_dir,
     ));
     let begun = Instant::now();
-    let wanted = configuration
+    let wanted: BTreeSet<SpiffeId> = configuration
         .wanted
         .iter()
-        .map(|wanted| wanted.identity.clone());
-    identities.want(wanted, configuration.certificate_lifetime);
-    while !alone && !identities.is_complete() && begun.elapsed() < WARM_UP {
+        .map(|wanted| wanted.identity.clone())
+        .collect();
+    identities.want(wanted.clone(), configuration.certificate_lifetime);
+    while !alone && !identities.hold_all(&wanted) && begun.elapsed() < WARM_UP {
         identities.ask(&control);
         let tick = Duration::from_millis(100);
         match tokio::time::timeout(tick, controller.recv()).await {
@@ -200,20 +228,6 @@ fn plugin(options: &Options, cluster: &Cluster) -> (Plugin, Installer) {
     (plugin, installer)
 }
 
-/// Comes back when the agent is told to end while it still waits for its beginning.
-async fn told_to_end() -> Result<(), AgentError> {
-    let failed = |source| AgentError::System {
-        step: "cannot watch for signals",
-        source,
-    };
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    tokio::select! {
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
-    }
-}
-
 /// Everything that a node begins with, but for the kernel half.
 struct Prepared {
     run_dir: RunDir,
@@ -223,6 +237,7 @@ struct Prepared {
     source: Source,
     cluster: Option<(Control, watch::Receiver<cni_install::watch::InPlace>)>,
     controller: mpsc::Receiver<control::Event>,
+    signals: Signals,
 }
 
 async fn live(options: Options, prepared: Prepared, seen: Seen) -> Result<After, AgentError> {
@@ -234,6 +249,7 @@ async fn live(options: Options, prepared: Prepared, seen: Seen) -> Result<After,
         source,
         cluster,
         controller,
+        signals,
     } = prepared;
     let Seen {
         view,
@@ -267,6 +283,7 @@ async fn live(options: Options, prepared: Prepared, seen: Seen) -> Result<After,
         source,
         commands: asked,
         controller,
+        signals,
     };
     let (node, ending) = Box::pin(Node::live(parts, inputs)).await?;
     finish(node, ending, tasks).await

@@ -23,11 +23,12 @@ use mesh_core::workload::{Name, WorkloadId};
 use mesh_kernel::{GuardMode, Kernel, Udp};
 use mesh_proxy::link::{LocalWorkload, ToWorker};
 
-use super::select::{Finder, Mark, NotFound, Selector};
+use super::select::{Finder, Mark, Selector};
 use super::supervise::{Outgoing, chain};
 use adjust::adjust;
 
 mod adjust;
+mod check;
 mod describe;
 pub(crate) mod pods;
 mod prepare;
@@ -250,7 +251,7 @@ impl Enrolments {
                 Err(NotYet { reason, held }) => {
                     entry.held = held;
                     if entry.reason.as_ref() != Some(&reason) {
-                        tracing::warn!(workload = %name, reason, "cannot be enrolled yet; trying again");
+                        tell_waiting(&name, &wanted.selector, &reason, held);
                     }
                     let State::Waiting { wait, .. } = entry.state else {
                         continue;
@@ -335,32 +336,6 @@ impl Enrolments {
         tracing::info!(workload = %name, %id, "left");
     }
 
-    /// Looks whether what is enrolled is still what its selector means.
-    pub(crate) fn check(&mut self, cx: &mut Context<'_>) {
-        cx.finder.look_anew();
-        let mut gone = Vec::new();
-        for (name, entry) in &self.entries {
-            let (State::Preparing(active) | State::Enrolled(active)) = &entry.state else {
-                continue;
-            };
-            let Some(wanted) = &entry.wanted else {
-                continue;
-            };
-            let known = Some(active.mark);
-            let reason = match cx.finder.find(&wanted.selector, &wanted.addresses, known) {
-                Ok((_, mark)) if mark == active.mark => continue,
-                Ok(_) => "it was made anew".to_owned(),
-                // What cannot be looked at may well be there.
-                Err(NotFound::Unreadable { .. }) => continue,
-                Err(error) => error.to_string(),
-            };
-            gone.push((name.clone(), reason));
-        }
-        for (name, reason) in gone {
-            self.leave(&name, &reason, Leaving::Replaced, cx);
-        }
-    }
-
     /// Every workload leaves for good.
     pub(crate) fn leave_all(&mut self, cx: &mut Context<'_>) {
         for entry in self.entries.values_mut() {
@@ -432,28 +407,6 @@ impl Enrolments {
         }
     }
 
-    /// Takes away, once, what an earlier agent enrolled and the configuration no longer names. Not before everything
-    /// wanted was looked for: what is wanted keeps its capture throughout.
-    fn sweep(&mut self, cx: &mut Context<'_>) {
-        let untried =
-            |entry: &Entry| matches!(entry.state, State::Waiting { .. }) && entry.reason.is_none();
-        if self.swept || !cx.current || self.entries.values().any(untried) {
-            return;
-        }
-        self.swept = true;
-        let ours: BTreeSet<WorkloadId> = self.actives().map(|(_, active)| active.id).collect();
-        for id in cx.kernel.known() {
-            if ours.contains(&id) || self.claimed.contains(&id) {
-                continue;
-            }
-            tracing::info!(%id, "an earlier agent enrolled it; the configuration no longer names it");
-            let done = cx.kernel.unenrol(id).and_then(|()| cx.kernel.release(id));
-            if let Err(error) = done {
-                tracing::warn!(%id, error = chain(&error), "what an earlier agent left was not taken away whole");
-            }
-        }
-    }
-
     /// Everything that has a number.
     fn actives(&self) -> impl Iterator<Item = (&Name, &Active)> {
         let entries = self.entries.iter();
@@ -468,14 +421,13 @@ impl Enrolments {
             .filter_map(|entry| entry.active().map(|active| active.id))
             .collect()
     }
+}
 
-    /// Whether every workload that can be served is: none is between two listeners, or two agents.
-    pub(crate) fn settled(&self) -> bool {
-        self.swept
-            && !self.entries.values().any(|entry| {
-                entry.held && matches!(entry.state, State::Waiting { .. })
-                    || matches!(entry.state, State::Preparing(_))
-            })
+/// That a pod is not there, because it starts or ends, or that the controller takes a moment, is nothing to worry about.
+fn tell_waiting(name: &Name, selector: &Selector, reason: &str, held: bool) {
+    match held || matches!(selector, Selector::Pod(_)) {
+        true => tracing::info!(workload = %name, reason, "is not enrolled yet"),
+        false => tracing::warn!(workload = %name, reason, "cannot be enrolled yet; trying again"),
     }
 }
 

@@ -8,6 +8,8 @@
 //! ```
 //! So an update to a release that cannot run leaves the node with the agent that could.
 
+use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -16,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::AgentError;
 use super::run_dir::RunDir;
 use crate::api::SOCKET_NAME;
-use crate::api::server::HAND_OVER;
+use crate::api::server::{ANNOUNCE, HAND_OVER};
 use crate::cni::agent;
 
 /// How long another agent may take to leave: it hands its worker sockets first.
@@ -30,6 +32,18 @@ const WATCH: Duration = Duration::from_secs(1);
 
 /// A node that is nobody's for so long has no other agent. One that is started again takes less.
 const ABANDONED: Duration = Duration::from_secs(15);
+
+/// That this agent is about to take the node over: the other one says it is not ready while this is held, since whoever
+/// asks after the readiness of this one's pod is answered by the other one until then.
+pub(super) struct Announced(#[expect(dead_code, reason = "it is held")] UnixStream);
+
+/// Announces this agent to the one that has the node.
+pub(super) fn announce(run_dir: &Path) -> Option<Announced> {
+    let mut stream = UnixStream::connect(run_dir.join(SOCKET_NAME)).ok()?;
+    let request = format!("POST {ANNOUNCE} HTTP/1.1\r\nhost: warren\r\ncontent-length: 0\r\n\r\n");
+    stream.write_all(request.as_bytes()).ok()?;
+    Some(Announced(stream))
+}
 
 /// Takes the run directory; from another agent, if need be.
 pub(super) async fn take(path: &Path) -> Result<RunDir, AgentError> {
@@ -123,5 +137,38 @@ mod tests {
         drop(held);
         taking.await.expect("ended").expect("taken");
         assert!(RunDir::is_free(folder.path()));
+    }
+
+    #[tokio::test]
+    async fn an_agent_is_not_ready_while_the_next_one_is_about_to_take_over() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (commands, _asked) = tokio::sync::mpsc::channel(1);
+        let flows = std::sync::Arc::new(crate::agent::flows::Flows::new("a"));
+        let view = crate::agent::view::View::new("a", "a source", flows, commands);
+        let view = std::sync::Arc::new(view);
+        let listener = crate::api::server::listen(&folder.path().join(SOCKET_NAME));
+        let listener = listener.expect("a socket");
+        tokio::spawn(crate::api::server::serve(
+            listener,
+            std::sync::Arc::clone(&view),
+        ));
+        let says = async |expected: bool| {
+            let begun = Instant::now();
+            loop {
+                let missing = view.not_ready();
+                if missing.iter().any(|why| why.contains("next agent")) == expected {
+                    return;
+                }
+                assert!(begun.elapsed() < Duration::from_secs(5), "{missing:?}");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        says(false).await;
+        let announced = announce(folder.path()).expect("somebody is there");
+        says(true).await;
+        // One that dies on the way has hung up, too.
+        drop(announced);
+        says(false).await;
+        assert!(announce(&folder.path().join("nowhere")).is_none());
     }
 }

@@ -59,6 +59,23 @@ impl Host {
         Some(root.join(mount.strip_prefix("/").unwrap_or(&mount)))
     }
 
+    /// The roots of its older cgroup hierarchies. A runtime ends whatever is in its container's cgroup of any hierarchy; what
+    /// has to outlive the container must be in none. Empty where there is no container between.
+    pub(crate) fn older_hierarchies(&self) -> Vec<PathBuf> {
+        let Some(root) = &self.root else {
+            return Vec::new();
+        };
+        let mounts = std::fs::read_to_string(self.proc.join("1/mounts")).unwrap_or_default();
+        mounts
+            .lines()
+            .filter_map(|line| {
+                let mut fields = line.split(' ').skip(1);
+                let (point, kind) = (fields.next()?, fields.next()?);
+                (kind == "cgroup").then(|| root.join(point.trim_start_matches('/')))
+            })
+            .collect()
+    }
+
     /// A path on the node, as a path for this process. Links on the way are not followed as on the node; see
     /// [`Self::open`].
     pub(crate) fn path(&self, path: &Path) -> PathBuf {
@@ -212,13 +229,16 @@ mod tests {
         std::fs::write(root.join("run/netns/cni-of-this-test"), "x").expect("written");
         std::fs::write(
             folder.path().join("1/mounts"),
-            "tmpfs /sys/fs/cgroup tmpfs rw 0 0\ncgroup /sys/fs/cgroup/unified cgroup2 rw 0 0\n",
+            "tmpfs /sys/fs/cgroup tmpfs rw 0 0\ncgroup /sys/fs/cgroup/pids cgroup rw,pids 0 0\n\
+             cgroup /sys/fs/cgroup/unified cgroup2 rw 0 0\n",
         )
         .expect("written");
         let host = Host::behind(folder.path());
         host.open(Path::new("/var/run/netns/cni-of-this-test"))
             .expect("opened");
         assert_eq!(host.cgroup2(), Some(root.join("sys/fs/cgroup/unified")));
+        assert_eq!(host.older_hierarchies(), [root.join("sys/fs/cgroup/pids")]);
+        assert!(Host::own().older_hierarchies().is_empty());
         assert!(!host.shares_its_network());
     }
 }

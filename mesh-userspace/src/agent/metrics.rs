@@ -84,6 +84,9 @@ pub(crate) struct Metrics {
     accept_failures: Counter,
     records_lost: Counter,
     reservoir_waits: Counter,
+    pods: Family<One, Counter>,
+    /// Whether what the node knows is what the controller knows now.
+    pub(crate) controller_current: Gauge,
     /// The newest configuration that was read.
     pub(crate) config_generation: Gauge,
     /// The configuration that the worker decides with.
@@ -137,6 +140,8 @@ impl Metrics {
             accept_failures: Counter::default(),
             records_lost: Counter::default(),
             reservoir_waits: Counter::default(),
+            pods: Family::default(),
+            controller_current: Gauge::default(),
             config_generation: Gauge::default(),
             config_applied_generation: Gauge::default(),
             config_rejected_objects: Gauge::default(),
@@ -228,6 +233,16 @@ impl Metrics {
             self.reservoir_waits.clone(),
         );
         registry.register(
+            "pods_announced",
+            "Pods that a container runtime announced, by what it was told",
+            self.pods.clone(),
+        );
+        registry.register(
+            "controller_current",
+            "1 while the node knows what the controller knows; always 0 without a controller",
+            self.controller_current.clone(),
+        );
+        registry.register(
             "config_generation",
             "The newest configuration that was read",
             self.config_generation.clone(),
@@ -263,6 +278,12 @@ impl Metrics {
             "Faults that could not be repaired",
             self.kernel_faults.clone(),
         );
+    }
+
+    /// Counts a pod that was announced.
+    pub(crate) fn pod_announced(&self, outcome: &'static str) {
+        let labels = One("outcome", outcome.to_owned());
+        self.pods.get_or_create(&labels).inc();
     }
 
     /// Counts a record; `before` is what was known of its connection before.

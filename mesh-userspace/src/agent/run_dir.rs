@@ -124,8 +124,9 @@ impl RunDir {
 
     /// Removes everything of ours from it, and itself when nothing else is in it.
     pub(crate) fn remove(self) -> Result<(), AgentError> {
-        let namespaces = crate::cni::namespaces::FILE;
-        for name in [STATE, crate::api::SOCKET_NAME, namespaces, LOCK] {
+        let (namespaces, identities) =
+            (crate::cni::namespaces::FILE, super::identities::kept::FILE);
+        for name in [STATE, crate::api::SOCKET_NAME, namespaces, identities, LOCK] {
             remove_file(&self.path.join(name))?;
         }
         match fs::remove_dir(&self.path) {

@@ -1,7 +1,7 @@
 //! The worker process: started confined to its own cgroup with one descriptor, spoken to over the link, replaced when it
 //! ends or falls silent.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -21,7 +21,6 @@ use zeroize::Zeroize;
 
 use super::AgentError;
 use super::options::Options;
-use crate::cli::args::LogArgs;
 
 /// The worker tells figures every second. One that has been silent for this long answers nobody.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -89,7 +88,7 @@ impl Worker {
             .map_err(failed("cannot make the link to a worker"))?;
         let words = words(options).map_err(failed("cannot make a pipe for a worker's log"))?;
         let child =
-            spawn(cgroup, &options.log, &theirs, words).map_err(failed("cannot start a worker"))?;
+            spawn(cgroup, options, &theirs, words).map_err(failed("cannot start a worker"))?;
         drop(theirs);
         let link = AgentEnd::new(ours)
             .map_err(io::Error::other)
@@ -200,10 +199,19 @@ fn words(options: &Options) -> io::Result<Stdio> {
 
 /// Starts the process: in its cgroup before it is another program, with the link as its only descriptor beside the
 /// standard ones, and with nothing of the agent's environment.
-fn spawn(cgroup: &Path, log: &LogArgs, link: &OwnedFd, words: Stdio) -> io::Result<Child> {
-    let procs = OpenOptions::new()
-        .write(true)
-        .open(cgroup.join("cgroup.procs"))?;
+fn spawn(cgroup: &Path, options: &Options, link: &OwnedFd, words: Stdio) -> io::Result<Child> {
+    let log = &options.log;
+    let procs = |folder: &Path| {
+        let path = folder.join("cgroup.procs");
+        OpenOptions::new().write(true).open(path)
+    };
+    let older: Vec<File> = options
+        .host
+        .older_hierarchies()
+        .iter()
+        .filter_map(|folder| procs(folder).ok())
+        .collect();
+    let procs = procs(cgroup)?;
     let raw = link.as_raw_fd();
     // Our own binary, also when the file was replaced by an upgrade since.
     let mut command = Command::new("/proc/self/exe");
@@ -225,6 +233,10 @@ fn spawn(cgroup: &Path, log: &LogArgs, link: &OwnedFd, words: Stdio) -> io::Resu
         .kill_on_drop(false);
     let prepare = move || {
         (&procs).write_all(b"0")?;
+        for mut older in &older {
+            // Where that is not possible, the worker ends with the agent's container.
+            drop(older.write_all(b"0"));
+        }
         // SAFETY: `raw` is open until spawn returns; these calls are async-signal-safe and touch descriptors only.
         let placed = unsafe {
             if raw == WORKER_FD {

@@ -4,6 +4,7 @@ mod checks;
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -58,6 +59,8 @@ pub(crate) struct View {
     pub(crate) flows: Arc<Flows>,
     state: Mutex<State>,
     commands: mpsc::Sender<Command>,
+    /// Agents that are about to take the node over.
+    successors: AtomicUsize,
 }
 
 /// The changing part.
@@ -114,6 +117,7 @@ impl View {
                 kubelet_missing: None,
             }),
             commands,
+            successors: AtomicUsize::new(0),
         }
     }
 
@@ -131,9 +135,13 @@ impl View {
         }
     }
 
-    /// What is missing before the node is ready, in words.
+    /// What is missing before the agent is ready, in words.
     pub(crate) fn not_ready(&self) -> Vec<String> {
-        not_ready(&self.state())
+        let mut missing = not_ready(&self.state());
+        if self.successors.load(Ordering::Relaxed) > 0 {
+            missing.push("the next agent is about to take the node over".to_owned());
+        }
+        missing
     }
 }
 
@@ -275,6 +283,19 @@ impl server::Node for View {
         pod: PodRequest,
     ) -> impl Future<Output = Result<PodAnswer, Problem>> + Send {
         self.ask(|answer| Command::CheckPod(pod, answer))
+    }
+
+    async fn announced(&self) {
+        /// Ends with the announcement, however that ends.
+        struct Count<'a>(&'a AtomicUsize);
+        impl Drop for Count<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        self.successors.fetch_add(1, Ordering::Relaxed);
+        let _count = Count(&self.successors);
+        std::future::pending().await
     }
 
     fn hand_over(&self) -> impl Future<Output = Result<(), Problem>> + Send {

@@ -48,12 +48,17 @@ pub(crate) trait Node: Send + Sync + 'static {
     /// It asks whether one is enforced.
     fn check_pod(&self, pod: PodRequest)
     -> impl Future<Output = Result<PodAnswer, Problem>> + Send;
+    /// The next agent is there, for as long as the future is not dropped. It does not end.
+    fn announced(&self) -> impl Future<Output = ()> + Send;
     /// Leaves the node to the next agent; answers when that can have it.
     fn hand_over(&self) -> impl Future<Output = Result<(), Problem>> + Send;
 }
 
 /// Where the next agent asks for the node.
 pub(crate) const HAND_OVER: &str = "/v1/handover";
+
+/// Where it says that it is there, for as long as it does not hang up.
+pub(crate) const ANNOUNCE: &str = "/v1/successor";
 
 /// Opens the socket, for root alone. A stale one of a dead agent is replaced: the caller holds the run directory's lock.
 pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
@@ -78,6 +83,7 @@ fn of_the_node<N: Node>(node: Arc<N>) -> Router {
         .route(wire::DELETE, post(remove_pod::<N>))
         .route(wire::CHECK, post(check_pod::<N>))
         .route(HAND_OVER, post(hand_over::<N>))
+        .route(ANNOUNCE, post(announce::<N>))
         .route("/v1/uninstall", post(uninstall::<N>))
         .with_state(Arc::clone(&node));
     router(node).merge(own)
@@ -181,6 +187,10 @@ async fn check_pod<N: Node>(State(node): State<Arc<N>>, Json(pod): Json<PodReque
 
 async fn hand_over<N: Node>(State(node): State<Arc<N>>) -> Response {
     later(node.hand_over().await)
+}
+
+async fn announce<N: Node>(State(node): State<Arc<N>>) {
+    node.announced().await;
 }
 
 /// An answer that may be another one later.

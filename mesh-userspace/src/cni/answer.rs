@@ -49,7 +49,7 @@ impl Failure {
 struct Error<'a> {
     cni_version: &'a str,
     code: u32,
-    /// Kubelet shows this to people, and not the details: it has both.
+    /// Runtimes show it to people, with the details behind it.
     msg: String,
     details: &'a str,
 }
@@ -94,7 +94,7 @@ pub(super) fn error(version: &str, failure: &Failure) -> String {
     text(&Error {
         cni_version: version,
         code: *code as u32,
-        msg: format!("warren: {message}: {details}"),
+        msg: format!("warren: {message}"),
         details,
     })
 }

@@ -121,7 +121,10 @@ fn what_the_agent_refuses_is_tried_again_later_wherever_it_is() {
         assert_eq!(told["cniVersion"], "0.4.0");
         assert_eq!(told["code"], 11);
         assert!(
-            told["msg"].as_str().expect("text").contains("certificate"),
+            told["details"]
+                .as_str()
+                .expect("text")
+                .contains("certificate"),
             "{told}"
         );
         agent.join().expect("asked");

@@ -8,6 +8,30 @@ use std::path::{Path, PathBuf};
 /// Ends the names of files that are not whole yet. No runtime reads such.
 const UNFINISHED: &str = ".warren-new";
 
+/// By which a file that was compared once is known again, without reading it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Stamp {
+    device: u64,
+    inode: u64,
+    length: u64,
+    mode: u32,
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    /// Of a file; `None` where there is none.
+    pub(super) fn of(path: &Path) -> Option<Self> {
+        let file = fs::metadata(path).ok()?;
+        Some(Self {
+            device: file.dev(),
+            inode: file.ino(),
+            length: file.len(),
+            mode: file.mode(),
+            changed: (file.ctime(), file.ctime_nsec()),
+        })
+    }
+}
+
 /// Reads a file; `None` where there is none.
 pub(super) fn read(path: &Path) -> io::Result<Option<String>> {
     match fs::read_to_string(path) {

@@ -13,6 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use conflist::{Conflist, wrap};
+pub(crate) use files::Stamp;
 
 mod conflist;
 mod files;
@@ -86,13 +87,17 @@ fn turn() -> MutexGuard<'static, ()> {
 }
 
 impl Installer {
-    /// Puts everything in place that is not. Gives the name of the network configuration that carries our entry.
-    pub(crate) fn ensure(&self) -> Result<String, InstallError> {
+    /// Puts everything in place that is not. Gives the name of the network configuration that carries our entry. `seen` is
+    /// how the program looked when it was last compared.
+    pub(crate) fn ensure(&self, seen: &mut Option<Stamp>) -> Result<String, InstallError> {
         let plugin = self.bin_dir.join(crate::cni::PLUGIN);
-        let copied = files::copy_program(&self.program, &plugin)
-            .map_err(failed("put the CNI plugin at", &plugin))?;
-        if copied {
-            tracing::info!(path = %plugin.display(), "put the CNI plugin in place");
+        if seen.is_none() || *seen != Stamp::of(&plugin) {
+            let copied = files::copy_program(&self.program, &plugin)
+                .map_err(failed("put the CNI plugin at", &plugin))?;
+            *seen = Stamp::of(&plugin);
+            if copied {
+                tracing::info!(path = %plugin.display(), "put the CNI plugin in place");
+            }
         }
         let entry = self.entry();
         let mut records = self.records();

@@ -44,7 +44,7 @@ impl Place {
     }
 
     fn ensure(&self) -> String {
-        self.installer.ensure().expect("in place")
+        self.installer.ensure(&mut None).expect("in place")
     }
 
     /// Everything below the folders of the node, with modes.
@@ -128,6 +128,26 @@ fn another_release_replaces_program_and_entry_and_the_original_stays_known() {
     assert_eq!(plugin, b"a newer one");
     place.installer.restore().expect("restored");
     assert_eq!(place.everything(), before);
+}
+
+#[test]
+fn a_program_that_is_replaced_or_removed_is_put_back() {
+    let place = Place::new();
+    place.put("10-ptp.conflist", LIST);
+    let plugin = place.installer.bin_dir.join("warren-cni");
+    let mut seen = None;
+    for _ in 0..2 {
+        place.installer.ensure(&mut seen).expect("in place");
+        let stamp = seen.expect("compared");
+        place.installer.ensure(&mut seen).expect("in place");
+        assert_eq!(seen, Some(stamp), "it is not written again");
+        fs::write(&plugin, "of the same size").expect("written");
+        place.installer.ensure(&mut seen).expect("in place");
+        assert_eq!(fs::read(&plugin).expect("there"), b"a program");
+        fs::remove_file(&plugin).expect("removed");
+        place.installer.ensure(&mut seen).expect("in place");
+        assert_eq!(fs::read(&plugin).expect("there"), b"a program");
+    }
 }
 
 #[test]
@@ -218,7 +238,10 @@ fn an_entry_goes_even_when_nothing_is_known_about_it_any_more() {
 #[test]
 fn a_node_without_a_network_configuration_says_so() {
     let place = Place::new();
-    let error = place.installer.ensure().expect_err("nothing to chain to");
+    let error = place
+        .installer
+        .ensure(&mut None)
+        .expect_err("nothing to chain to");
     assert!(
         error.to_string().contains("no network configuration"),
         "{error}"

@@ -34,17 +34,23 @@ pub(crate) async fn keep(installer: Installer, state: watch::Sender<InPlace>) {
     let (changed, mut changes) = mpsc::channel(1);
     let state = Arc::new(state);
     let mut watcher = Watch::default();
+    let mut seen = None;
     loop {
         watcher.begin(&installer.conf_dir, &changed);
         let (installer, wanted) = (installer.clone(), Arc::clone(&state));
         let looked = tokio::task::spawn_blocking(move || {
             let _turn = super::turn();
-            (!wanted.is_closed()).then(|| installer.ensure())
+            (!wanted.is_closed()).then(|| (installer.ensure(&mut seen), seen))
         });
         let now = match looked.await {
             Ok(None) => return,
-            Ok(Some(Ok(name))) => InPlace::Yes(name),
-            Ok(Some(Err(error))) => InPlace::No(chain(&error)),
+            Ok(Some((looked, stamp))) => {
+                seen = stamp;
+                match looked {
+                    Ok(name) => InPlace::Yes(name),
+                    Err(error) => InPlace::No(chain(&error)),
+                }
+            }
             Err(error) => InPlace::No(error.to_string()),
         };
         state.send_if_modified(|before| {

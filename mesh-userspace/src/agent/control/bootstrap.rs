@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use mesh_core::identity::{SpiffeId, TrustDomain};
 use mesh_distribution::gatekeeper::{Enrolled, Enrolment};
-use mesh_distribution::node::{self, ClientTls, Connect, Connection, TlsConnect};
+use mesh_distribution::node::{self, ClientTls, Connect, Connection, Subscription, TlsConnect};
 use mesh_identity::store::NodeStore;
 use mesh_identity::{NodeIdentity, TrustBundle, tls};
 use rustls::ClientConfig;
@@ -183,13 +183,13 @@ impl Credentials {
             .map_err(|error| chain(&error))
     }
 
-    /// Gets a certificate with the token, when one is due.
-    async fn renew(&self) -> Result<(), String> {
+    /// Gets a certificate with the token, when one is due; `false`: none was.
+    async fn renew(&self) -> Result<bool, String> {
         let _one_at_a_time = self.enrolling.lock().await;
         let (request, anonymous) = {
             let mut state = self.state();
             let Some(request) = state.store.request_due(SystemTime::now()) else {
-                return Ok(());
+                return Ok(false);
             };
             let anonymous = tls::distribution_client(None, &state.everything(), &self.controller);
             (request, anonymous)
@@ -210,7 +210,7 @@ impl Credentials {
                     .take(certificates, now)
                     .map_err(|error| chain(&error))?;
                 tracing::info!(node = %self.node, ?lifetime, "the controller knows this node");
-                Ok(())
+                Ok(true)
             },
         );
         if let Err(why) = &taken {
@@ -261,11 +261,11 @@ impl State {
     }
 }
 
-/// Renews the certificate in time, as long as there is anybody who shows it.
-pub(super) async fn renew(credentials: Weak<Credentials>) {
+/// Renews the certificate in time, and shows it, as long as there is anybody to show it to.
+pub(super) async fn renew(subscription: Weak<Subscription>, credentials: Arc<Credentials>) {
     loop {
         tokio::time::sleep(LOOK).await;
-        let Some(credentials) = credentials.upgrade() else {
+        let Some(subscription) = subscription.upgrade() else {
             return;
         };
         credentials.look_at_mounted();
@@ -275,8 +275,16 @@ pub(super) async fn renew(credentials: Weak<Credentials>) {
             .store
             .certificate(SystemTime::now())
             .is_some();
-        if has_one && let Err(why) = credentials.renew().await {
-            tracing::warn!(why, "the node's certificate was not renewed; trying again");
+        if !has_one {
+            continue;
+        }
+        match credentials.renew().await {
+            // A connection that showed the old one would end with it.
+            Ok(true) => subscription.reconnect(),
+            Ok(false) => {}
+            Err(why) => {
+                tracing::warn!(why, "the node's certificate was not renewed; trying again");
+            }
         }
     }
 }

@@ -93,9 +93,13 @@ pub(crate) fn begin(
         Arc::clone(&credentials),
         events.clone(),
     ));
-    tokio::spawn(bootstrap::renew(Arc::downgrade(&credentials)));
+    let subscription = Arc::new(subscription);
+    tokio::spawn(bootstrap::renew(
+        Arc::downgrade(&subscription),
+        Arc::clone(&credentials),
+    ));
     let control = Control {
-        subscription: Arc::new(subscription),
+        subscription,
         credentials,
         events,
         node: cluster.node.as_str().into(),

@@ -1,4 +1,4 @@
-//! A workload whose configuration changed, and that stays where it is.
+//! What can be changed while a workload stays where it is.
 
 use super::{Context, Entry, Wanted};
 use crate::agent::select::Selector;

@@ -53,8 +53,16 @@ impl Enrolments {
         }
     }
 
-    /// How a pod stands.
-    pub(crate) fn standing(&self, name: &Name, uid: &str) -> Standing {
+    /// Looks at once whether a workload is still what its selector means.
+    pub(crate) fn check_pod(&mut self, name: &Name, cx: &mut Context<'_>) {
+        cx.finder.look_anew();
+        if let Some(reason) = self.gone(name, cx) {
+            self.leave(name, &reason, Leaving::Replaced, cx);
+        }
+    }
+
+    /// How a pod stands; `namespace` is the one that is meant, where that is known: a pod's sandbox can be made anew.
+    pub(crate) fn standing(&self, name: &Name, uid: &str, namespace: Option<Mark>) -> Standing {
         let Some(entry) = self.entries.get(name) else {
             return Standing::Unknown;
         };
@@ -67,7 +75,12 @@ impl Enrolments {
             return Standing::Unknown;
         }
         match &entry.state {
-            State::Enrolled(active) if is_it(&active.selector) => Standing::Enforced,
+            State::Enrolled(active)
+                if is_it(&active.selector)
+                    && namespace.is_none_or(|namespace| namespace == active.mark) =>
+            {
+                Standing::Enforced
+            }
             _ => Standing::NotYet(
                 entry
                     .reason

@@ -30,10 +30,6 @@ impl Enrolments {
         };
         let failed = |error| NotYet::because(chain(&error));
         let known = cx.kernel.known_id(&target).map_err(failed)?;
-        let id = match known {
-            Some(id) => id,
-            None => self.free_id(cx.kernel),
-        };
         if let Some(id) = known {
             self.claimed.insert(id);
             let mut actives = self.actives().filter(|(_, active)| active.id == id);
@@ -51,6 +47,10 @@ impl Enrolments {
                 held: true,
             });
         }
+        let id = match known {
+            Some(id) => id,
+            None => self.free_id(cx.kernel),
+        };
         let prepared = cx
             .kernel
             .enrol(EnrolRequest {

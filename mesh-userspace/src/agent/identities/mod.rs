@@ -1,6 +1,7 @@
 //! The certificates of this node's identities, renewed in time: issued by an authority at hand ([`local`]), or signed by the
 //! controller of a cluster ([`remote`]), which answers in its own time.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -12,6 +13,7 @@ use mesh_identity::store::{self, Store};
 use super::control::{Control, Signed};
 use crate::api::objects::Certificate;
 
+pub(crate) mod kept;
 mod local;
 mod remote;
 
@@ -44,7 +46,7 @@ impl Identities {
     pub(crate) fn is_of(&self, directory: &Path, trust_domain: &TrustDomain) -> bool {
         match self {
             Self::Local(local) => local.is_of(directory, trust_domain),
-            Self::Remote(remote) => remote.store.snapshot().bundle.trust_domain() == trust_domain,
+            Self::Remote(remote) => remote.snapshot().bundle.trust_domain() == trust_domain,
         }
     }
 
@@ -54,9 +56,11 @@ impl Identities {
         identities: impl IntoIterator<Item = SpiffeId>,
         lifetime: Duration,
     ) {
-        let store = self.store_mut();
-        store.set_lifetime(lifetime);
-        store.want(identities);
+        self.store_mut().set_lifetime(lifetime);
+        match self {
+            Self::Local(local) => local.store.want(identities),
+            Self::Remote(remote) => remote.want(identities.into_iter().collect()),
+        }
     }
 
     /// Looks for what is due; gives what the worker is to have, when that changed.
@@ -89,7 +93,7 @@ impl Identities {
     pub(crate) fn trust(&mut self, bundle: TrustBundle) {
         if let Self::Remote(remote) = self {
             tracing::info!(roots = bundle.roots().len(), "the trusted roots are known");
-            remote.store.trust(bundle, None, SystemTime::now());
+            remote.trust(bundle, SystemTime::now());
         }
     }
 
@@ -102,25 +106,31 @@ impl Identities {
 
     /// Whether there is a certificate of an identity that peers would take.
     pub(crate) fn holds(&self, identity: &SpiffeId) -> bool {
-        let certificate = self.store().certificate(identity);
+        let certificate = match self {
+            Self::Local(local) => local.store.certificate(identity),
+            Self::Remote(remote) => remote.certificate(identity),
+        };
         certificate.is_some_and(|certificate| SystemTime::now() < certificate.not_after())
     }
 
-    /// Whether there is one for each that is wanted.
-    pub(crate) fn is_complete(&self) -> bool {
-        self.store().is_complete(SystemTime::now())
+    /// Whether there is one for each of these.
+    pub(crate) fn hold_all(&self, identities: &BTreeSet<SpiffeId>) -> bool {
+        identities.iter().all(|identity| self.holds(identity))
     }
 
     /// What the worker is to have.
     pub(crate) fn snapshot(&self) -> store::Snapshot {
-        self.store().snapshot()
+        match self {
+            Self::Local(local) => local.store.snapshot(),
+            Self::Remote(remote) => remote.snapshot(),
+        }
     }
 
     /// The certificates, for people. `users` names the workloads of an identity.
     pub(crate) fn list(&self, users: impl Fn(&SpiffeId) -> Vec<String>) -> Vec<Certificate> {
         let moment = |time: SystemTime| Timestamp::try_from(time).unwrap_or(Timestamp::UNIX_EPOCH);
         let store = self.store();
-        let certificates = store.snapshot().certificates;
+        let certificates = self.snapshot().certificates;
         certificates
             .iter()
             .map(|certificate| Certificate {

@@ -97,3 +97,20 @@ fn kernel_totals_are_taken_as_they_are() {
         r#"warren_kernel_events_total{workload="client.shop",reason="uncaptured_tcp",verdict="dropped"} 5"#,
     );
 }
+
+#[test]
+fn announced_pods_are_counted_by_their_outcome() {
+    let metrics = Metrics::new("a");
+    metrics.pod_announced("enforced");
+    metrics.pod_announced("enforced");
+    metrics.pod_announced("refused");
+    has(
+        &metrics,
+        r#"warren_pods_announced_total{outcome="enforced"} 2"#,
+    );
+    has(
+        &metrics,
+        r#"warren_pods_announced_total{outcome="refused"} 1"#,
+    );
+    has(&metrics, "warren_controller_current 0");
+}

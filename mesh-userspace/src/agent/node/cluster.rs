@@ -16,6 +16,8 @@ impl Node {
             return;
         };
         cluster.kubelet.look(now, &mut self.kernel);
+        let current = i64::from(self.configuration.current);
+        self.metrics.controller_current.set(current);
         {
             let mut state = self.view.state();
             state.plugin = match &*cluster.plugin.borrow() {

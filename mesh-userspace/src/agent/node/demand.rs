@@ -12,11 +12,29 @@ const WINDOW: Duration = Duration::from_secs(1);
 /// Demand that is older than this says nothing.
 const STALE: Duration = Duration::from_secs(30);
 
-/// For how long a worker shall do without an agent at its present rate: a restart takes about one.
-const WITHOUT_AGENT: f64 = 3.0;
+/// For how long a worker shall do without an agent at its present rate, and the most sockets of one kind that one workload
+/// is given for that.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Absence {
+    seconds: f64,
+    most: usize,
+}
 
-/// Most sockets of one kind that are given in advance.
-const MOST: usize = 4_096;
+/// A restart takes about a second.
+pub(super) const RESTART: Absence = Absence {
+    seconds: 3.0,
+    most: 4_096,
+};
+
+/// A cluster that replaces an agent's pod, and cannot start the new one beside it, takes ten seconds, and more than a minute
+/// where kubelet is old.
+pub(super) const REPLACEMENT: Absence = Absence {
+    seconds: 90.0,
+    most: 16_384,
+};
+
+/// Most sockets for all workloads together, the busiest first: each costs the kernel some 3 KiB.
+const MOST_IN_ALL: usize = 32_768;
 
 /// The least, where there was any demand of late.
 const LEAST: usize = 16;
@@ -62,16 +80,29 @@ impl Demand {
     }
 
     /// What is to be given before the agent is gone.
-    pub(super) fn in_advance(&self, now: Instant) -> Vec<(WorkloadId, SocketKind, usize)> {
-        self.0
+    pub(super) fn in_advance(
+        &self,
+        now: Instant,
+        absence: Absence,
+    ) -> Vec<(WorkloadId, SocketKind, usize)> {
+        let Absence { seconds, most } = absence;
+        let mut given: Vec<(WorkloadId, SocketKind, usize)> = self
+            .0
             .iter()
             .filter(|(_, rate)| now.duration_since(rate.since) < STALE)
             .map(|((workload, kind), rate)| {
                 let rate = rate.before.max(rate.asked as f64);
-                let count = (rate * WITHOUT_AGENT) as usize;
-                (*workload, *kind, count.clamp(LEAST, MOST))
+                let count = (rate * seconds) as usize;
+                (*workload, *kind, count.clamp(LEAST, most))
             })
-            .collect()
+            .collect();
+        given.sort_unstable_by_key(|(_, _, count)| std::cmp::Reverse(*count));
+        let mut left = MOST_IN_ALL;
+        for (_, _, count) in &mut given {
+            *count = (*count).min(left.max(LEAST));
+            left = left.saturating_sub(*count);
+        }
+        given
     }
 }
 
@@ -99,10 +130,10 @@ mod tests {
             );
         }
         let now = start + Duration::from_secs(2);
-        let given = demand.in_advance(now);
+        let given = demand.in_advance(now, RESTART);
         assert_eq!(given.len(), 1);
         assert!((1_000..2_000).contains(&given[0].2), "{given:?}");
-        assert!(demand.in_advance(now + STALE).is_empty());
+        assert!(demand.in_advance(now + STALE, RESTART).is_empty());
     }
 
     #[test]
@@ -112,11 +143,26 @@ mod tests {
         demand.asked(now, WorkloadId(1), KIND, 1);
         demand.asked(now, WorkloadId(2), KIND, 100_000);
         let mut given: Vec<usize> = demand
-            .in_advance(now)
+            .in_advance(now, RESTART)
             .into_iter()
             .map(|(_, _, count)| count)
             .collect();
         given.sort_unstable();
-        assert_eq!(given, [LEAST, MOST]);
+        assert_eq!(given, [LEAST, RESTART.most]);
+    }
+
+    #[test]
+    fn all_together_are_bounded_and_the_busiest_come_first() {
+        let mut demand = Demand::default();
+        let now = Instant::now();
+        for number in 1..=100 {
+            demand.asked(now, WorkloadId(number), KIND, 100_000);
+        }
+        demand.asked(now, WorkloadId(101), KIND, 1);
+        let given = demand.in_advance(now, REPLACEMENT);
+        let sum: usize = given.iter().map(|(_, _, count)| count).sum();
+        assert!(sum <= MOST_IN_ALL + 101 * LEAST, "{sum}");
+        assert_eq!(given[0].2, REPLACEMENT.most);
+        assert!(given.iter().all(|(_, _, count)| *count >= LEAST));
     }
 }

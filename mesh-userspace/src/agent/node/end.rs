@@ -9,7 +9,7 @@ use mesh_core::snapshot::World;
 use mesh_proxy::link::ToWorker;
 use tokio::sync::oneshot;
 
-use super::Node;
+use super::{Node, demand};
 use crate::agent::supervise::{Outgoing, chain};
 use crate::agent::view::HandedOver;
 use crate::api::objects::Problem;
@@ -161,7 +161,12 @@ impl Node {
         let Some(worker) = &self.state.worker else {
             return;
         };
-        for (workload, kind, count) in self.state.demand.in_advance(Instant::now()) {
+        let away = match self.cluster {
+            Some(_) => demand::REPLACEMENT,
+            None => demand::RESTART,
+        };
+        let given = self.state.demand.in_advance(Instant::now(), away);
+        for (workload, kind, count) in given {
             self.give_sockets(workload, kind, count);
         }
         let (done, flushed) = oneshot::channel();

@@ -140,16 +140,17 @@ pub(crate) struct Inputs {
     pub(crate) commands: mpsc::Receiver<Command>,
     /// What the controller answers; nothing ever comes where there is none.
     pub(crate) controller: mpsc::Receiver<control::Event>,
+    pub(crate) signals: Signals,
 }
 
-/// Signals that end the agent.
-struct Signals {
+/// Signals that end the agent. One that comes before anybody waits is not lost.
+pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Signals {
-    fn new() -> Result<Self, AgentError> {
+    pub(crate) fn new() -> Result<Self, AgentError> {
         let failed = |source| AgentError::System {
             step: "cannot watch for signals",
             source,
@@ -161,7 +162,7 @@ impl Signals {
     }
 
     /// Gives what becomes of the proxy; `asked` is what was asked for SIGTERM. A person at a terminal wants it gone.
-    async fn next(&mut self, asked: OnStop) -> OnStop {
+    pub(crate) async fn next(&mut self, asked: OnStop) -> OnStop {
         tokio::select! {
             _ = self.terminate.recv() => asked,
             _ = self.interrupt.recv() => OnStop::Drain,
@@ -176,10 +177,10 @@ impl Node {
             mut source,
             mut commands,
             mut controller,
+            mut signals,
         } = inputs;
         let (worker_events, mut heard) = mpsc::channel(256);
         let mut node = Self::new(parts, worker_events);
-        let mut signals = Signals::new()?;
         let mut drops = node.kernel.events()?;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -18,8 +18,9 @@ use tokio::sync::oneshot;
 use super::Node;
 use crate::agent::control::{Found, Pod};
 use crate::agent::enrol::pods::Standing;
+use crate::agent::metrics::Metrics;
 use crate::agent::select::pods::Announced;
-use crate::agent::select::{Selector, mark};
+use crate::agent::select::{Mark, Selector, mark};
 use crate::api::objects::Problem;
 use crate::cni::namespaces::Membership;
 use crate::cni::wire::{PodAnswer, PodRequest};
@@ -50,6 +51,8 @@ struct Waiting {
     ticket: u64,
     name: Name,
     uid: String,
+    /// Its network namespace, or why it cannot be used.
+    namespace: Result<Mark, String>,
     since: Instant,
     stage: Stage,
     answer: Option<Answer>,
@@ -70,8 +73,13 @@ enum Stage {
 }
 
 impl Waiting {
-    fn answer(&mut self, answer: Result<PodAnswer, Problem>) {
+    fn answer(&mut self, metrics: &Metrics, answer: Result<PodAnswer, Problem>) {
         if let Some(waiting) = self.answer.take() {
+            metrics.pod_announced(match &answer {
+                Ok(PodAnswer::Enforced) => "enforced",
+                Ok(PodAnswer::NotMeshed { .. }) => "not_meshed",
+                Err(_) => "refused",
+            });
             // The runtime may have given up.
             waiting.send(answer).unwrap_or_default();
         }
@@ -95,11 +103,11 @@ impl Node {
             addresses,
         } = request;
         let name = Name { namespace, name };
-        let opened = self.host.open(&netns);
         let mut waiting = Waiting {
             ticket: self.state.pending.ticket(),
             name,
             uid,
+            namespace: Err(String::new()),
             since: Instant::now(),
             stage: Stage::Asking {
                 again: None,
@@ -107,39 +115,38 @@ impl Node {
             },
             answer: Some(answer),
         };
-        let namespace = match opened {
-            Ok(namespace) => namespace,
-            Err(error) => {
-                let netns = netns.display();
-                waiting.answer(Err(Problem::new(format!(
-                    "the network namespace {netns} of pod {} cannot be opened: {error}",
-                    waiting.name
-                ))));
-                return;
-            }
-        };
         if self.state.ending.is_some() || self.state.opening.is_some() {
-            waiting.answer(Err(Problem::new(
-                "the agent is ending; try again in a moment",
-            )));
+            waiting.answer(
+                &self.metrics,
+                Err(Problem::new("the agent is ending; try again in a moment")),
+            );
             return;
         }
         if waiting.uid.is_empty() {
             // Runtimes of before 2021 do not tell it. The world does, unless the pod has a namesake of before.
             waiting.uid = self.uid_of(&waiting.name).unwrap_or_default();
         }
-        self.finder.announce_pod(
-            &waiting.uid,
-            Announced {
-                container_id,
-                namespace,
-                path: netns,
-                addresses,
-            },
-        );
+        let opened = self.host.open(&netns);
+        waiting.namespace = match opened.and_then(|file| Ok((mark(&file)?, file))) {
+            Ok((mark, namespace)) => {
+                let pod = Announced {
+                    container_id,
+                    namespace,
+                    path: netns,
+                    addresses,
+                };
+                self.finder.announce_pod(&waiting.uid, pod);
+                Ok(mark)
+            }
+            // That matters only if it is of the mesh.
+            Err(error) => Err(format!(
+                "its network namespace {} cannot be opened: {error}",
+                netns.display()
+            )),
+        };
         if self.names(&waiting.name, &waiting.uid) {
             waiting.stage = Stage::Enrolling;
-            self.state.enrolments.hurry(&waiting.name);
+            self.look_for(&waiting.name);
         } else {
             self.ask_about(&mut waiting);
         }
@@ -168,7 +175,10 @@ impl Node {
             namespace: request.namespace.clone(),
             name: request.name.clone(),
         };
-        match self.state.enrolments.standing(&name, &request.uid) {
+        let namespace = self.host.open(&request.netns);
+        let namespace = namespace.and_then(|file| mark(&file)).ok();
+        let enrolments = &self.state.enrolments;
+        match enrolments.standing(&name, &request.uid, namespace) {
             Standing::Enforced => Ok(PodAnswer::Enforced),
             Standing::NotYet(why) => Err(Problem::new(why)),
             Standing::Unknown => Ok(PodAnswer::NotMeshed {
@@ -183,7 +193,9 @@ impl Node {
         if let Some(waiting) = pods.iter_mut().find(|waiting| waiting.ticket == ticket) {
             match found {
                 Ok(Found::Meshed(spec)) => self.pod_is_meshed(waiting, &spec),
-                Ok(Found::NotMeshed(why)) => waiting.answer(Ok(PodAnswer::NotMeshed { why })),
+                Ok(Found::NotMeshed(why)) => {
+                    waiting.answer(&self.metrics, Ok(PodAnswer::NotMeshed { why }))
+                }
                 Ok(Found::Unknown) => waiting.ask_again("the controller does not know it yet"),
                 Err(why) => waiting.ask_again(&why),
             }
@@ -223,7 +235,7 @@ impl Node {
             if self.names(&waiting.name, &waiting.uid) {
                 // The world was faster than the answer.
                 waiting.stage = Stage::Enrolling;
-                self.state.enrolments.hurry(&waiting.name);
+                self.look_for(&waiting.name);
             } else if again.is_some_and(|at| at <= now) {
                 self.ask_about(waiting);
             }
@@ -239,25 +251,38 @@ impl Node {
             let name = &waiting.name;
             let took = now.duration_since(waiting.since);
             tracing::info!(workload = %name, ?took, "enforced, before its first process");
-            waiting.answer(Ok(PodAnswer::Enforced));
+            waiting.answer(&self.metrics, Ok(PodAnswer::Enforced));
             return;
         }
         let outside = self.membership(&waiting.name) == Membership::Outside;
-        let asking = matches!(waiting.stage, Stage::Asking { .. });
-        let patience = if outside && asking {
-            PATIENCE_OUTSIDE
-        } else {
-            PATIENCE
+        let patience = match (&waiting.stage, outside) {
+            // Nobody answers, and nobody is about to.
+            (Stage::Asking { again: Some(_), .. }, true) if !self.configuration.current => {
+                Duration::ZERO
+            }
+            (Stage::Asking { .. }, true) => PATIENCE_OUTSIDE,
+            (Stage::Enrolling, _) if waiting.namespace.is_err() => Duration::ZERO,
+            _ => PATIENCE,
         };
         if now.duration_since(waiting.since) < patience {
             return;
         }
-        waiting.answer(match (&waiting.stage, outside) {
-            (Stage::Asking { why, .. }, true) => Ok(PodAnswer::NotMeshed {
-                why: format!("its namespace is not in the mesh, and {why}"),
-            }),
-            _ => Err(Problem::new(self.why_not_yet(waiting))),
-        });
+        waiting.answer(
+            &self.metrics,
+            match (&waiting.stage, outside) {
+                (Stage::Asking { why, .. }, true) => Ok(PodAnswer::NotMeshed {
+                    why: format!("its namespace is not in the mesh, and {why}"),
+                }),
+                _ => Err(Problem::new(self.why_not_yet(waiting))),
+            },
+        );
+    }
+
+    /// Enrols a pod as soon as can be, also where it is enrolled with the namespace of a sandbox that it had before.
+    fn look_for(&mut self, name: &Name) {
+        self.enrolling(|enrolments, cx| enrolments.check_pod(name, cx));
+        self.state.enrolments.hurry(name);
+        self.advance(Instant::now());
     }
 
     fn ask_about(&self, waiting: &mut Waiting) {
@@ -275,16 +300,24 @@ impl Node {
                 control.find_pod(waiting.ticket, pod);
             }
             // An agent with a configuration file: what the file does not name is not in the mesh.
-            None => waiting.answer(Ok(PodAnswer::NotMeshed {
-                why: "the agent's configuration file does not name it".to_owned(),
-            })),
+            None => waiting.answer(
+                &self.metrics,
+                Ok(PodAnswer::NotMeshed {
+                    why: "the agent's configuration file does not name it".to_owned(),
+                }),
+            ),
         }
     }
 
     /// Enrolled, and named by the world: then the world tells what it may dial, too.
     fn is_enforced(&self, waiting: &Waiting) -> bool {
-        let Waiting { name, uid, .. } = waiting;
-        self.state.enrolments.standing(name, uid) == Standing::Enforced && self.names(name, uid)
+        let Waiting {
+            name,
+            uid,
+            namespace,
+            ..
+        } = waiting;
+        self.standing(name, uid, namespace) == Standing::Enforced && self.names(name, uid)
     }
 
     /// A generation of the world after which the worker knows everything that it was told so far.
@@ -315,16 +348,27 @@ impl Node {
         self.configuration.namespaces.of(&name.namespace)
     }
 
+    fn standing(&self, name: &Name, uid: &str, namespace: &Result<Mark, String>) -> Standing {
+        match namespace {
+            Ok(mark) => self.state.enrolments.standing(name, uid, Some(*mark)),
+            Err(why) => Standing::NotYet(why.clone()),
+        }
+    }
+
     fn why_not_yet(&self, waiting: &Waiting) -> String {
         let Waiting {
-            name, uid, stage, ..
+            name,
+            uid,
+            namespace,
+            stage,
+            ..
         } = waiting;
         match stage {
             Stage::Asking { why, .. } => {
                 format!("pod {name} is of a namespace in the mesh, and {why}")
             }
             Stage::Settling { .. } => format!("the proxy has not taken over pod {name} yet"),
-            Stage::Enrolling => match self.state.enrolments.standing(name, uid) {
+            Stage::Enrolling => match self.standing(name, uid, namespace) {
                 Standing::NotYet(why) => format!("pod {name} is not in the mesh yet: {why}"),
                 Standing::Enforced => {
                     format!("the controller has not told what pod {name} may reach yet")

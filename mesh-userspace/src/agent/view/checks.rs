@@ -115,17 +115,17 @@ fn check_worker(state: &State, checks: &mut Vec<Check>) {
 fn check_configuration(state: &State, checks: &mut Vec<Check>) {
     const SECTION: &str = "configuration";
     let configuration = &state.configuration;
+    let fix = match state.plugin {
+        Ok(None) => format!("correct {}; it is read again at once", configuration.file),
+        _ => "it is tried again all the time; how the controller is, says `kubectl -n warren-system get pods`".to_owned(),
+    };
     for problem in &configuration.problems {
-        let state = match problem.severity.as_str() {
+        let severity = match problem.severity.as_str() {
             "warning" => CheckState::Warning,
             _ => CheckState::Failed,
         };
-        checks.push(Check::bad(
-            SECTION,
-            state,
-            problem.message.clone(),
-            format!("correct {}; it is read again at once", configuration.file),
-        ));
+        let message = problem.message.clone();
+        checks.push(Check::bad(SECTION, severity, message, fix.clone()));
     }
     let (read, applied) = (configuration.generation, configuration.applied_generation);
     checks.push(match read == applied && applied > 0 {

@@ -55,6 +55,9 @@ impl Node for Fake {
         let why = "of no namespace in the mesh".to_owned();
         Ok(PodAnswer::NotMeshed { why })
     }
+    async fn announced(&self) {
+        std::future::pending().await
+    }
     async fn hand_over(&self) -> Result<(), Problem> {
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mesh_core::addr::canonical;
@@ -50,6 +50,7 @@ pub(super) async fn run(
         link: &link,
         shared: &shared,
         threads: &threads,
+        alone: AtomicBool::new(false),
     };
     let serve = async {
         tokio::select! {
@@ -75,6 +76,8 @@ struct Control<'a> {
     link: &'a WorkerEnd,
     shared: &'a Arc<Shared>,
     threads: &'a Threads,
+    /// The agent has gone.
+    alone: AtomicBool,
 }
 
 /// What the agent said cannot be done; in words for its log.
@@ -99,6 +102,7 @@ impl Control<'_> {
                 Err(error) => self.say(ToAgent::Complaint(error.to_string())),
             }
         }
+        self.alone.store(true, Ordering::Relaxed);
         tracing::warn!("the agent has gone; serving with what there is");
         std::future::pending().await
     }
@@ -261,8 +265,11 @@ impl Control<'_> {
             if thrift.became_idle() {
                 (self.shared.memory.unmap_code)();
             }
-            for served in self.shared.served.load().by_id.values() {
-                served.reservoir.tick();
+            // What an agent gave before it went is for the time without one, however quiet that begins.
+            if !self.alone.load(Ordering::Relaxed) {
+                for served in self.shared.served.load().by_id.values() {
+                    served.reservoir.tick();
+                }
             }
             // Figures are absolute: one that does not fit now is made good by the next.
             if let Err(error) = self.link.try_send(&ToAgent::Figures(figures), &[]) {
