@@ -34,6 +34,9 @@ use store::{Bearing, Entry};
 
 pub(crate) use session::{Ending, Hello, Opened, Session};
 
+/// A node's words about itself that are longer than this are not kept.
+const LARGEST_DETAILS: usize = 16 << 10;
+
 /// How long a node may take to begin an answer.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -90,7 +93,7 @@ pub struct NodeReport {
     pub blocked: u32,
     /// The generation of this hub that its data path works by; 0 where it does not say.
     pub applied: u64,
-    /// Anything else, JSON.
+    /// Anything else, JSON, of at most 16 KiB: the controller holds one for every node.
     pub details: String,
 }
 
@@ -294,14 +297,21 @@ impl NodeReport {
             applied_generation,
             details,
         } = report;
+        let bounded = |text: String| {
+            if text.len() > LARGEST_DETAILS {
+                String::new()
+            } else {
+                text
+            }
+        };
         Self {
             ready,
-            message,
+            message: bounded(message),
             enforcing,
             pending,
             blocked,
             applied: applied_generation,
-            details,
+            details: bounded(details),
         }
     }
 }

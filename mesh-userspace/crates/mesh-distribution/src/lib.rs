@@ -45,8 +45,9 @@ mod proto {
     include!(concat!(env!("OUT_DIR"), "/warren.distribution.v1alpha1.rs"));
 }
 
-/// About how much of a delta or of a hello goes into one message. A slow node makes the controller hold one.
-const PIECE: usize = 128 << 10;
+/// About how much of a delta or of a hello goes into one message. The controller holds one for a node that is slow, and keeps
+/// a buffer of this size for every node.
+const PIECE: usize = 32 << 10;
 
 /// Largest fact, as JSON: a service with some 30,000 endpoints. It travels in a message of its own.
 pub const LARGEST_FACT: usize = 4 << 20;

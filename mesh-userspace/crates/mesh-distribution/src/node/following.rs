@@ -117,7 +117,9 @@ impl Following<'_> {
 
     fn take(&mut self, message: Message) {
         match message {
-            Message::Welcome(_) => {}
+            Message::Welcome(welcome) => {
+                tracing::info!(controller = self.to, hub = welcome.hub, "following");
+            }
             Message::Delta(piece) => self.delta(piece),
             Message::Bundle(bundle) => {
                 let roots: Arc<str> = bundle.roots.into();

@@ -29,8 +29,8 @@ use crate::wire::{self, Hash};
 /// How long a node may take to say hello, or which question it answers.
 const FIRST_WORDS: Duration = Duration::from_secs(10);
 
-/// Most that a node may say it holds: far more than there can be.
-const MOST_HELD: usize = 2_000_000;
+/// Most that a node may say it holds: more than the largest clusters have.
+const MOST_HELD: usize = 500_000;
 
 /// Most certificates in one call: a node runs a few hundred pods.
 const MOST_SIGNINGS: usize = 128;

@@ -183,6 +183,17 @@ async fn the_controller_knows_how_its_nodes_are() {
         controller.hub.nodes()[0].report.as_ref() == Some(&worse)
     })
     .await;
+    // A node that talks too much is not listened to.
+    n1.report(NodeReport {
+        enforcing: 7,
+        details: "x".repeat(100_000),
+        ..NodeReport::default()
+    });
+    eventually("the last report has come", || {
+        let report = controller.hub.nodes().remove(0).report;
+        report.is_some_and(|report| report.enforcing == 7 && report.details.is_empty())
+    })
+    .await;
     n1.stop().await;
     controller.wait_for_nodes(0).await;
 }
