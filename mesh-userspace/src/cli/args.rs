@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use super::cluster_args::{ControllerArgs, DefaultMtls, MembershipArgs, StatusArgs};
+pub(crate) use super::cluster_args::{
+    CaPlace, ControllerArgs, DefaultMtls, MembershipArgs, StatusArgs,
+};
 pub(crate) use super::install_args::{ClusterUninstallArgs, InstallArgs, OnNode};
 pub(crate) use super::node_args::{KubernetesArgs, NodeArgs, OnStop, ReadyArgs};
 
@@ -119,7 +121,7 @@ pub(crate) enum Command {
     /// Work with configuration files
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Work with the embedded certificate authority
+    /// Work with the certificate authority of a node or of a cluster
     #[command(subcommand)]
     Ca(CaCommand),
     /// Print the objects that put Warren into a cluster, for kubectl apply
@@ -372,25 +374,15 @@ pub(crate) enum CaCommand {
 #[derive(Debug, Subcommand)]
 pub(crate) enum RotateCommand {
     /// First: make a new root and trust it beside the old one. Wait until every node has read it
-    Stage(CaDirectory),
+    Stage(CaPlace),
     /// Second: sign with the new root. Wait until every certificate was renewed
-    Activate(CaDirectory),
+    Activate(CaPlace),
     /// Last: trust the old root no longer
-    Finish(CaDirectory),
+    Finish(CaPlace),
     /// Say how far a rotation has come
-    Status(CaDirectory),
+    Status(CaPlace),
 }
 
-/// Where the authority is.
-#[derive(Args, Clone, Debug)]
-pub(crate) struct CaDirectory {
-    /// identity.directory of the configuration
-    #[arg(long, value_name = "DIR")]
-    pub(crate) directory: PathBuf,
-    /// Trust domain, when the directory is new
-    #[arg(long, value_name = "DOMAIN")]
-    pub(crate) trust_domain: Option<String>,
-}
 
 /// `warren uninstall`.
 #[derive(Args, Clone, Debug)]

@@ -1,10 +1,13 @@
 //! What can be typed about clusters; the rest is in [`super::args`].
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use mesh_core::identity::TrustDomain;
 
+use super::CliError;
 use super::args::{LogArgs, TextOutput, duration};
 
 /// `warren controller`.
@@ -93,4 +96,49 @@ pub(crate) struct MembershipArgs {
     /// Change nothing; print the object that would be applied
     #[arg(long, conflicts_with = "wait")]
     pub(crate) dry_run: bool,
+}
+
+/// Where the authority is.
+#[derive(Args, Clone, Debug)]
+#[command(group = clap::ArgGroup::new("place").required(true).args(["directory", "kubernetes"]))]
+pub(crate) struct CaPlace {
+    /// In this directory: identity.directory of the configuration
+    #[arg(long, value_name = "DIR")]
+    pub(crate) directory: Option<PathBuf>,
+    /// In the cluster of the kubeconfig
+    #[arg(long)]
+    pub(crate) kubernetes: bool,
+    /// The mesh's own namespace in the cluster
+    #[arg(
+        short,
+        long,
+        value_name = "NAMESPACE",
+        default_value = "warren-system",
+        conflicts_with = "directory"
+    )]
+    pub(crate) namespace: String,
+    /// Trust domain [default: what the root says]
+    #[arg(long, value_name = "DOMAIN")]
+    pub(crate) trust_domain: Option<String>,
+}
+
+impl CaPlace {
+    /// The trust domain, if one was given.
+    pub(crate) fn trust_domain(&self) -> Result<Option<TrustDomain>, CliError> {
+        let given = self.trust_domain.as_deref();
+        given
+            .map(|domain| {
+                TrustDomain::new(domain).map_err(|error| CliError::Usage(error.to_string()))
+            })
+            .transpose()
+    }
+
+    /// As it is typed.
+    pub(crate) fn typed(&self) -> String {
+        match &self.directory {
+            Some(directory) => format!("--directory {}", directory.display()),
+            None if self.namespace == "warren-system" => "--kubernetes".to_owned(),
+            None => format!("--kubernetes --namespace {}", self.namespace),
+        }
+    }
 }

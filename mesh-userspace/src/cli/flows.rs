@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
+use std::time::Duration;
 
 use clap::ArgMatches;
 use jiff::Timestamp;
@@ -12,11 +13,15 @@ use jiff::tz::TimeZone;
 use super::args::{FlowsArgs, FlowsOutput, duration};
 use super::output::{Style, Table, clean};
 use super::{CliError, Context, Exit, flow_line};
-use crate::api::client::Cluster;
+use crate::api::client::{Client, Cluster, Lines};
 use crate::api::cluster::Notice;
 use crate::api::filter::{Field, Filter, Term};
 use crate::api::flow::{self, Flow};
 use crate::api::objects::{FlowQuery, Lost};
+
+/// Before asking again for a stream that has ended, and how often.
+const AGAIN: Duration = Duration::from_secs(1);
+const TRIES: u32 = 10;
 
 /// How many flows of the past are shown when nothing else says how many.
 const LAST: usize = 20;
@@ -104,22 +109,59 @@ pub(crate) async fn run(
     match &args.input {
         Some(path) => replay(path, &query, &mut printer)?,
         None => {
-            let mut lines = context.client.flows(&query, scope.as_deref()).await?;
-            // Rows of a table are lined up, so they wait for each other; lines do not.
-            let streamed = query.follow || args.output != FlowsOutput::Table;
-            while let Some(line) = lines.next().await? {
-                take(&line, &mut printer)?;
-                if streamed {
-                    printer.flush(query.follow)?;
-                }
-            }
-            printer.flush(true)?;
+            ask(&context.client, query, scope.as_deref(), &mut printer).await?;
         }
     }
     if printer.printed == 0 {
         explain_empty(&args, scope.as_deref());
     }
     Ok(Exit::Ok)
+}
+
+/// Asks, and prints what comes.
+async fn ask(
+    client: &Client,
+    mut query: FlowQuery,
+    scope: Option<&str>,
+    printer: &mut Printer<'_>,
+) -> Result<(), CliError> {
+    // A controller that ends hands its work to another one, which then has to be asked.
+    let again = query.follow && client.cluster().is_some();
+    let mut tries = 0;
+    loop {
+        let asked = client.flows(&query, scope).await;
+        let ended = match asked {
+            Ok(lines) => {
+                tries = 0;
+                print(lines, query.follow, printer).await
+            }
+            Err(error) => Err(error.into()),
+        };
+        match ended {
+            Ok(()) if !again => return Ok(()),
+            Ok(()) => {}
+            Err(CliError::Agent(error)) if again && tries < TRIES && error.may_pass() => {}
+            Err(error) => return Err(error),
+        }
+        if tries == 0 {
+            eprintln!("The controller has ended the stream; another one is asked.");
+        }
+        tries += 1;
+        query.last = Some(0);
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+async fn print(mut lines: Lines, follow: bool, printer: &mut Printer<'_>) -> Result<(), CliError> {
+    // Rows of a table are lined up, so they wait for each other; lines do not.
+    let streamed = follow || printer.output != FlowsOutput::Table;
+    while let Some(line) = lines.next().await? {
+        take(&line, printer)?;
+        if streamed {
+            printer.flush(follow)?;
+        }
+    }
+    printer.flush(true)
 }
 
 /// The namespace whose flows are asked for, `None` for all, and the conditions that are left. Whoever may see one namespace

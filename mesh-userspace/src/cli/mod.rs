@@ -206,7 +206,7 @@ fn dispatch(cli: Cli, matches: &clap::ArgMatches) -> Result<Exit, CliError> {
             explain::run(context, &args).await
         }),
         Command::Config(command) => config::run(command, &mut io::stdout().lock()),
-        Command::Ca(command) => ca::run(command, &mut io::stdout().lock()),
+        Command::Ca(command) => ca::run(command, &global, &mut io::stdout().lock()),
         Command::Install(args) => install::run(&global, &args),
         Command::Uninstall(args) if args.cluster.kubernetes => {
             asking(&global, Whom::Cluster, async |context| {

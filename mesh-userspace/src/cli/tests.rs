@@ -233,6 +233,11 @@ fn what_can_be_typed() {
     check("warren explain client.shop web.shop:80", true);
     check("warren explain client.shop", false);
     check("warren ca rotate stage --directory /x", true);
+    check("warren ca rotate stage --kubernetes", true);
+    check("warren ca rotate stage --kubernetes -n mesh --context prod", true);
+    check("warren ca rotate stage", false);
+    check("warren ca rotate stage --kubernetes --directory /x", false);
+    check("warren ca rotate stage --directory /x -n mesh", false);
     check("warren node -f x.yaml --threads 0", false);
     check(
         "warren node -f x.yaml --run-dir /run/w --bpffs /b --cgroup-root /c --mesh-cgroup /m",

@@ -112,7 +112,7 @@ pub async fn read_or_create<E: std::fmt::Display>(
             let found = read(client, namespace).await?;
             found.ok_or_else(|| StoreError::secret(namespace, "it was made and is gone again"))
         }
-        Err(error) => Err(StoreError::secret(namespace, error)),
+        Err(error) => Err(StoreError::secret(namespace, words(&error))),
     }
 }
 
@@ -124,7 +124,7 @@ pub async fn read(client: &Client, namespace: &str) -> Result<Option<SecretData>
     let found = secrets(client, namespace)
         .get_opt(names::AUTHORITY_SECRET)
         .await;
-    let found = found.map_err(|error| StoreError::secret(namespace, error))?;
+    let found = found.map_err(|error| StoreError::secret(namespace, words(&error)))?;
     Ok(found.map(data))
 }
 
@@ -141,7 +141,7 @@ pub async fn replace(
     let changed = || StoreError::secret(namespace, "somebody else changed it; read it again");
     let secrets = secrets(client, namespace);
     let found = secrets.get_opt(names::AUTHORITY_SECRET).await;
-    let found = found.map_err(|error| StoreError::secret(namespace, error))?;
+    let found = found.map_err(|error| StoreError::secret(namespace, words(&error)))?;
     let Some(mut secret) = found else {
         return Err(changed());
     };
@@ -156,7 +156,7 @@ pub async fn replace(
     {
         Ok(_) => Ok(()),
         Err(error) if is_conflict(&error) => Err(changed()),
-        Err(error) => Err(StoreError::secret(namespace, error)),
+        Err(error) => Err(StoreError::secret(namespace, words(&error))),
     }
 }
 
@@ -183,7 +183,7 @@ pub async fn publish_trust(
     trust: &Trust,
 ) -> Result<(), StoreError> {
     let maps = config_maps(client, namespace);
-    let failed = |error| StoreError::config_map(namespace, error);
+    let failed = |error| StoreError::config_map(namespace, words(&error));
     let wanted = BTreeMap::from([
         (BUNDLE.to_owned(), trust.bundle_pem.clone()),
         (TRUST_DOMAIN.to_owned(), trust.trust_domain.clone()),
@@ -220,7 +220,7 @@ pub async fn read_trust(client: &Client, namespace: &str) -> Result<Option<Trust
     let found = config_maps(client, namespace)
         .get_opt(names::TRUST_CONFIG_MAP)
         .await;
-    let found = found.map_err(|error| StoreError::config_map(namespace, error))?;
+    let found = found.map_err(|error| StoreError::config_map(namespace, words(&error)))?;
     found
         .map(trust)
         .transpose()
@@ -336,6 +336,14 @@ fn bytes(data: &SecretData) -> BTreeMap<String, ByteString> {
     entries
         .map(|(key, bytes)| (key.clone(), ByteString(bytes.clone())))
         .collect()
+}
+
+/// What the server says, without everything else that came with it.
+fn words(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        error => error.to_string(),
+    }
 }
 
 fn is_conflict(error: &kube::Error) -> bool {

@@ -146,40 +146,42 @@ impl Cluster {
 
     /// What an answer means that is no success. `of_mesh`: it was the controller that was asked.
     pub(super) fn refusal(&self, status: StatusCode, body: &[u8], of_mesh: bool) -> ClientError {
-        let said = serde_json::from_slice::<Status>(body)
-            .ok()
-            .filter(|said| said.kind == "Status" && !said.message.is_empty());
-        let words = said.as_ref().map_or_else(
-            || String::from_utf8_lossy(body).trim().to_owned(),
-            |said| said.message.clone(),
-        );
-        let why = match words.is_empty() {
-            true => format!("HTTP status {status}"),
-            false => words,
-        };
-        match status {
-            StatusCode::UNAUTHORIZED => ClientError::NotAuthenticated {
-                server: self.server().to_owned(),
-                why,
-            },
-            StatusCode::FORBIDDEN => ClientError::Forbidden {
-                next: next_step(&why, of_mesh),
-                why,
-            },
-            // The API server's own, for a group that nobody has announced, is plain text.
-            StatusCode::NOT_FOUND if of_mesh && said.is_none() => ClientError::NotInstalled {
-                server: self.server().to_owned(),
-            },
-            StatusCode::BAD_GATEWAY
-            | StatusCode::SERVICE_UNAVAILABLE
-            | StatusCode::GATEWAY_TIMEOUT
-                if of_mesh =>
-            {
-                ClientError::ControllerAway { why }
-            }
-            _ if of_mesh => ClientError::Refused(Problem::new(why)),
-            _ => ClientError::ApiRefused(why),
+        refusal(self.server(), status, body, of_mesh)
+    }
+}
+
+fn refusal(server: &str, status: StatusCode, body: &[u8], of_mesh: bool) -> ClientError {
+    let said = serde_json::from_slice::<Status>(body)
+        .ok()
+        .filter(|said| said.kind == "Status" && !said.message.is_empty());
+    let words = said.as_ref().map_or_else(
+        || String::from_utf8_lossy(body).trim().to_owned(),
+        |said| said.message.clone(),
+    );
+    let why = match words.is_empty() {
+        true => format!("HTTP status {status}"),
+        false => words,
+    };
+    match status {
+        StatusCode::UNAUTHORIZED => ClientError::NotAuthenticated {
+            server: server.to_owned(),
+            why,
+        },
+        StatusCode::FORBIDDEN => ClientError::Forbidden {
+            next: next_step(&why, of_mesh),
+            why,
+        },
+        // The API server's own, for a group that nobody has announced, is plain text.
+        StatusCode::NOT_FOUND if of_mesh && said.is_none() => ClientError::NotInstalled {
+            server: server.to_owned(),
+        },
+        StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT
+            if of_mesh =>
+        {
+            ClientError::ControllerAway { why }
         }
+        _ if of_mesh => ClientError::Refused(Problem::new(why)),
+        _ => ClientError::ApiRefused(why),
     }
 }
 
@@ -201,5 +203,83 @@ fn next_step(why: &str, of_mesh: bool) -> String {
                 "; ask an administrator to bind the ClusterRole {role} to you in this namespace"
             )
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(status: u16, body: &str, of_mesh: bool, code: u8, expected: &str) {
+        let status = StatusCode::from_u16(status).expect("a status");
+        let error = refusal("https://here", status, body.as_bytes(), of_mesh);
+        assert_eq!(error.code(), code, "{error}");
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+
+    #[test]
+    fn refusals_say_whose_they_are_and_what_to_do() {
+        let said =
+            |message: &str| serde_json::json!({ "kind": "Status", "message": message }).to_string();
+        check(
+            401,
+            "Unauthorized",
+            true,
+            4,
+            "does not know who you are (Unauthorized)",
+        );
+        let everywhere = said("flows.api.warren.dev is forbidden: no list at the cluster scope");
+        check(
+            403,
+            &everywhere,
+            true,
+            4,
+            "(-n NAMESPACE), or ask an administrator for the ClusterRole warren-flows",
+        );
+        let within = said("workloads.api.warren.dev is forbidden in the namespace \"shop\"");
+        check(
+            403,
+            &within,
+            true,
+            4,
+            "bind the ClusterRole warren-view to you in this namespace",
+        );
+        check(403, &said("no"), false, 4, "not permitted: no");
+        check(
+            404,
+            "404 page not found\n",
+            true,
+            3,
+            "warren install | kubectl apply -f -",
+        );
+        check(
+            404,
+            &said("this controller does not know it"),
+            true,
+            1,
+            "does not know it",
+        );
+        check(
+            503,
+            "service unavailable",
+            true,
+            3,
+            "controller does not answer (service unavailable)",
+        );
+        check(503, "", false, 1, "the API server refuses: HTTP status 503");
+        check(
+            400,
+            &said("there is no parameter x"),
+            true,
+            1,
+            "there is no parameter x",
+        );
+        check(
+            422,
+            &said("invalid"),
+            false,
+            1,
+            "the API server refuses: invalid",
+        );
     }
 }

@@ -84,6 +84,17 @@ pub(crate) enum ClientError {
 }
 
 impl ClientError {
+    /// Whether asking again may help: somebody was not there at the moment.
+    pub(crate) fn may_pass(&self) -> bool {
+        matches!(
+            self,
+            Self::Broken { .. }
+                | Self::ApiServer { .. }
+                | Self::ControllerAway { .. }
+                | Self::ClusterTimedOut { .. }
+        )
+    }
+
     /// The exit code that tells it.
     pub(crate) fn code(&self) -> u8 {
         match self {

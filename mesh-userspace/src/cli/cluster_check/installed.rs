@@ -227,3 +227,59 @@ async fn namespaces(cluster: &Cluster, checks: &mut Vec<Check>) -> Result<(), Cl
     });
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn check(check: &Check, state: CheckState, expected: &str) {
+        assert_eq!(check.state, state, "{}", check.message);
+        assert!(check.message.contains(expected), "{}", check.message);
+        assert_eq!(check.fix.is_none(), state == CheckState::Ok);
+    }
+
+    #[test]
+    fn controllers_are_counted() {
+        let of = |ready: Option<u64>| {
+            let found = json!({ "spec": { "replicas": 2 }, "status": { "readyReplicas": ready } });
+            deployment(Some(&found), "mesh")
+        };
+        check(&of(Some(2)), CheckState::Ok, "2/2 ready");
+        check(&of(Some(1)), CheckState::Warning, "only 1 of 2");
+        check(
+            &of(None),
+            CheckState::Failed,
+            "no controller is ready (2 wanted)",
+        );
+        check(
+            &deployment(None, "mesh"),
+            CheckState::Failed,
+            "in namespace mesh",
+        );
+    }
+
+    #[test]
+    fn agents_are_counted() {
+        let of = |wanted: u64, ready: u64, updated: u64| {
+            let found = json!({ "status": {
+                "desiredNumberScheduled": wanted, "numberReady": ready, "updatedNumberScheduled": updated,
+            } });
+            daemon_set(Some(&found), "mesh")
+        };
+        check(&of(3, 3, 3), CheckState::Ok, "3/3 ready");
+        check(&of(3, 2, 3), CheckState::Failed, "ready on 2 of 3 nodes");
+        check(
+            &of(3, 3, 1),
+            CheckState::Warning,
+            "newest version on 1 of 3",
+        );
+        check(&of(0, 0, 0), CheckState::Failed, "no node is chosen");
+        check(
+            &daemon_set(None, "mesh"),
+            CheckState::Failed,
+            "no DaemonSet",
+        );
+    }
+}

@@ -154,7 +154,7 @@ impl Answers {
             };
             let days = end.duration_since(now).as_hours() / 24;
             let ends = format!("root {} ends in {days} days", root.name());
-            let fix = "replace it: docs/KUBERNETES.md, \"Replacing the root\"";
+            let fix = "replace it, in steps that break no connection: warren ca rotate stage --kubernetes";
             checks.push(if days <= ROOT_ENDS {
                 Check::bad(IDENTITY, CheckState::Failed, ends, fix)
             } else if days <= ROOT_ENDS_SOON {

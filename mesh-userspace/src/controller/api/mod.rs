@@ -2,9 +2,10 @@
 //! which asks us (API aggregation) with its own certificate and says who asks.
 //!
 //! The way of a question: [`serve`] (only the API server is let in) → [`caller`] (who asks) → [`routes`] (may they; which
-//! question is it) → `answers` (of the controller's own knowledge, `listings`, and of what nodes say, [`flows`]) → or
-//! [`refusal`]. [`discovery`] says what there is to ask.
+//! question is it; `allowed`: may they still) → the answer (`controller/answers`; [`flows`] puts those of all nodes in order) or
+//! a [`refusal`]. [`discovery`] says what there is to ask.
 
+mod allowed;
 pub(crate) mod caller;
 pub(crate) mod discovery;
 pub(crate) mod flows;

@@ -14,6 +14,7 @@ use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use serde::Serialize;
 
+use super::allowed::{AGAIN, Watcher, while_allowed};
 use super::caller::Caller;
 use super::discovery;
 use super::refusal::Refusal;
@@ -181,7 +182,7 @@ async fn answer<M: Mesh>(
         "certs" => Ok(object(mesh.certificates(scope).await)),
         "checks" => Ok(object(mesh.checks(scope).await)),
         "explain" => explain(&**mesh, scope, &pairs).await,
-        "flows" => flows(&**mesh, scope, &pairs).await,
+        "flows" => flows(mesh, caller, scope, &pairs).await,
         "policies" => Ok(object(mesh.policies(scope).await)),
         "routes" => Ok(object(mesh.routes(scope).await)),
         "services" => Ok(object(mesh.services(scope).await)),
@@ -216,7 +217,8 @@ async fn explain<M: Mesh>(
 }
 
 async fn flows<M: Mesh>(
-    mesh: &M,
+    mesh: &Arc<M>,
+    caller: Caller,
     scope: Scope,
     pairs: &[(String, String)],
 ) -> Result<Response, Refusal> {
@@ -225,8 +227,18 @@ async fn flows<M: Mesh>(
         .map(|(name, value)| (name.as_str(), value.as_str()));
     let mut query =
         FlowQuery::from_pairs(pairs).map_err(|error| Refusal::Invalid(error.to_string()))?;
-    query.scope = scope;
-    let lines = mesh.flows(query).await?;
+    query.scope.clone_from(&scope);
+    let follow = query.follow;
+    let mut lines = mesh.flows(query).await?;
+    if follow {
+        let watcher = Watcher {
+            mesh: Arc::clone(mesh),
+            caller,
+            resource: "flows",
+            scope,
+        };
+        lines = while_allowed(watcher, lines, AGAIN);
+    }
     let body = Body::from_stream(lines.map(Ok::<_, std::convert::Infallible>));
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response())
 }

@@ -41,7 +41,11 @@ pub(super) async fn run<N: Nodes>(
     said: mpsc::Sender<Said>,
 ) {
     let broken = match read(&*nodes, &node, &query, &said).await {
-        Ok(()) => return,
+        Ok(()) if !query.follow => return,
+        // Its controller has gone, or it is another agent's turn.
+        Ok(()) => format!(
+            "node {node} has ended its answer: its flows are missing until it is asked again"
+        ),
         Err(why) => format!("{why}: flows of node {node} are missing"),
     };
     // Nobody may want to know any more.

@@ -156,6 +156,26 @@ async fn a_line_without_an_end_is_not_gathered() {
 }
 
 #[tokio::test]
+async fn a_node_that_stops_telling_is_named_and_asked_again() {
+    let nodes = Known::default().with("a", Some(vec![flow("a", 1), bookmark()]));
+    let query = FlowQuery {
+        follow: true,
+        ..FlowQuery::default()
+    };
+    let said = told(nodes, query, 4).await;
+    assert_eq!(
+        said,
+        [
+            "a 1",
+            "node a has ended its answer: its flows are missing until it is asked again",
+            // Asked again: it answers as if nothing had been.
+            "a 1",
+            "node a has ended its answer: its flows are missing until it is asked again",
+        ]
+    );
+}
+
+#[tokio::test]
 async fn following_goes_on_with_what_comes_and_with_nodes_that_come() {
     let nodes = Arc::new(
         Known {
