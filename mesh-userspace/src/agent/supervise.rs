@@ -46,8 +46,9 @@ pub(crate) enum Outgoing {
         kind: SocketKind,
         sockets: Vec<OwnedFd>,
     },
-    /// Answered when everything before it was sent.
-    Flush(oneshot::Sender<()>),
+    /// The last: the worker is told that no more comes, at once and not when the agent's process has ended, which can take
+    /// seconds. Answered when everything before it was sent.
+    HangUp(oneshot::Sender<()>),
 }
 
 /// What happens to a worker.
@@ -327,10 +328,11 @@ async fn write(link: Arc<AgentEnd>, mut queue: mpsc::UnboundedReceiver<Outgoing>
                 kind,
                 sockets,
             } => link.send_sockets(workload, kind, &sockets).await,
-            Outgoing::Flush(done) => {
+            Outgoing::HangUp(done) => {
+                let hung_up = link.hang_up();
                 // An error says that nobody waits any more.
                 done.send(()).unwrap_or_default();
-                continue;
+                hung_up
             }
         };
         if let Err(error) = sent {

@@ -76,8 +76,8 @@ pub(crate) struct State {
     pub(crate) trusted_roots: usize,
     /// The agent was told to end.
     pub(crate) ending: bool,
-    /// Every workload that can be served is.
-    pub(crate) settled: bool,
+    /// Every workload that was here when the agent began is served, or it is known why not.
+    pub(crate) served: bool,
     /// The network configuration that has the CNI plugin, or why none has; `None`: none is to have it.
     pub(crate) plugin: Result<Option<String>, String>,
     /// What follows from kubelet not being known.
@@ -112,7 +112,7 @@ impl View {
                 certificates: Vec::new(),
                 trusted_roots: 0,
                 ending: false,
-                settled: false,
+                served: false,
                 plugin: Ok(None),
                 kubelet_missing: None,
             }),
@@ -168,7 +168,7 @@ pub(crate) fn not_ready(state: &State) -> Vec<String> {
         lacks(true, why);
     }
     lacks(
-        state.plugin != Ok(None) && !state.settled,
+        state.plugin != Ok(None) && !state.served,
         "not every workload that runs is served yet",
     );
     lacks(state.ending, "the agent is ending");

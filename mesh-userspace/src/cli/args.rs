@@ -383,7 +383,6 @@ pub(crate) enum RotateCommand {
     Status(CaPlace),
 }
 
-
 /// `warren uninstall`.
 #[derive(Args, Clone, Debug)]
 #[command(

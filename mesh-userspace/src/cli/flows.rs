@@ -339,7 +339,6 @@ fn explain_empty(args: &FlowsArgs, scope: Option<&str>) {
     let filtered = if [
         &args.from,
         &args.to,
-        &args.ns,
         &args.workload,
         &args.service,
         &args.verdict,
@@ -350,6 +349,7 @@ fn explain_empty(args: &FlowsArgs, scope: Option<&str>) {
     ]
     .iter()
     .any(|filter| !filter.is_empty())
+        || (scope.is_none() && !args.ns.is_empty())
     {
         " that match"
     } else {

@@ -150,13 +150,21 @@ pub(crate) fn run() -> ExitCode {
 
 /// Says what went wrong, with every cause.
 fn report(error: &dyn std::error::Error) {
+    eprintln!("{}", output::clean_lines(&in_words(error)));
+}
+
+/// With every cause; some libraries say theirs themselves, which is often enough.
+pub(crate) fn in_words(error: &dyn std::error::Error) -> String {
     let mut text = format!("error: {error}");
     let mut cause = error.source();
     while let Some(next) = cause {
-        text.push_str(&format!("\n  because: {next}"));
+        let words = next.to_string();
+        if !text.ends_with(&words) {
+            text.push_str(&format!("\n  because: {words}"));
+        }
         cause = next.source();
     }
-    eprintln!("{}", output::clean_lines(&text));
+    text
 }
 
 fn dispatch(cli: Cli, matches: &clap::ArgMatches) -> Result<Exit, CliError> {

@@ -234,7 +234,10 @@ fn what_can_be_typed() {
     check("warren explain client.shop", false);
     check("warren ca rotate stage --directory /x", true);
     check("warren ca rotate stage --kubernetes", true);
-    check("warren ca rotate stage --kubernetes -n mesh --context prod", true);
+    check(
+        "warren ca rotate stage --kubernetes -n mesh --context prod",
+        true,
+    );
     check("warren ca rotate stage", false);
     check("warren ca rotate stage --kubernetes --directory /x", false);
     check("warren ca rotate stage --directory /x -n mesh", false);
@@ -369,4 +372,15 @@ fn a_status_fits_on_a_screen() {
 fn colours_stand_beside_words_only_when_asked_for() {
     assert_eq!(PLAIN.paint(Color::Red, "denied"), "denied");
     assert_eq!(COLORED.paint(Color::Red, "denied"), "\x1b[31mdenied\x1b[0m");
+}
+
+#[test]
+fn causes_are_said_once() {
+    use std::io::Error;
+    let inner = Error::other("no such file");
+    let outer = super::CliError::failed("cannot read it", Error::other(inner));
+    assert_eq!(
+        super::in_words(&outer),
+        "error: cannot read it\n  because: no such file"
+    );
 }

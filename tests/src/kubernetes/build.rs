@@ -12,7 +12,7 @@ use super::cache::remove;
 use super::debian::{self, Sources};
 
 /// Of what [`make`] makes.
-pub(super) const VERSION: &str = "1.20.2-1";
+pub(super) const VERSION: &str = "1.20.2-2";
 
 /// The last release of Debian whose source package is complete.
 const RELEASE: &str = "bookworm";

@@ -165,6 +165,8 @@ impl Credentials {
         self.look_at_mounted();
         {
             let mut state = self.state();
+            // Whoever makes connections waits between two attempts, which is enough.
+            state.store.retry();
             if state.fruitless >= DOUBT {
                 tracing::warn!(
                     "the controller does not take this node's certificate; asking for another"

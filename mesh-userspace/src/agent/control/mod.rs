@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use mesh_core::identity::SpiffeId;
 use mesh_distribution::hub::NodeReport;
-use mesh_distribution::node::{Known, Link, Options, Signing, Subscription};
+use mesh_distribution::node::{CallError, Known, Link, Options, Signing, Subscription};
 use mesh_identity::TrustBundle;
 use mesh_identity::store::Due;
 use tokio::sync::{mpsc, watch};
@@ -54,7 +54,15 @@ pub(crate) enum Event {
 pub(crate) struct Signed {
     pub(crate) identity: SpiffeId,
     /// The chain, DER, the leaf first.
-    pub(crate) outcome: Result<Vec<Vec<u8>>, String>,
+    pub(crate) outcome: Result<Vec<Vec<u8>>, NotSigned>,
+}
+
+/// Why a certificate was not signed.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct NotSigned {
+    pub(crate) why: String,
+    /// Nobody answers, which others say.
+    pub(crate) away: bool,
 }
 
 /// The link. Clones are the same one, which ends with the last of them.
@@ -162,14 +170,20 @@ impl Control {
                     .zip(outcomes)
                     .map(|(identity, outcome)| Signed {
                         identity,
-                        outcome: outcome.map_err(|refusal| refusal.why),
+                        outcome: outcome.map_err(|refusal| NotSigned {
+                            why: refusal.why,
+                            away: false,
+                        }),
                     })
                     .collect(),
                 Err(error) => identities
                     .into_iter()
                     .map(|identity| Signed {
                         identity,
-                        outcome: Err(chain(&error)),
+                        outcome: Err(NotSigned {
+                            why: chain(&error),
+                            away: !matches!(error, CallError::Refused(_)),
+                        }),
                     })
                     .collect(),
             };

@@ -61,12 +61,18 @@ impl Enrolments {
         }
     }
 
-    /// Whether every workload that can be served is: none is between two listeners, or two agents.
+    /// Whether every workload was looked for, and none is between two listeners: each is served, or it is known why not.
+    pub(crate) fn tried(&self) -> bool {
+        !self.entries.values().any(|entry| match entry.state {
+            State::Waiting { .. } => entry.reason.is_none(),
+            State::Preparing(_) => true,
+            State::Enrolled(_) | State::Leaving(_) => false,
+        })
+    }
+
+    /// Whether nothing of an earlier agent is needed any more.
     pub(crate) fn settled(&self) -> bool {
-        self.swept
-            && !self.entries.values().any(|entry| {
-                entry.held && matches!(entry.state, State::Waiting { .. })
-                    || matches!(entry.state, State::Preparing(_))
-            })
+        let held = |entry: &Entry| entry.held && matches!(entry.state, State::Waiting { .. });
+        self.swept && self.tried() && !self.entries.values().any(held)
     }
 }

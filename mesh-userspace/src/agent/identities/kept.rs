@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use mesh_identity::{Certificate, TrustBundle, svid};
-use nix::sys::statfs::{self, TMPFS_MAGIC, statfs as file_system};
+use nix::sys::statfs::{FsType, TMPFS_MAGIC, statfs};
 use rustls_pki_types::UnixTime;
 use zeroize::Zeroizing;
 
@@ -19,7 +19,7 @@ use crate::agent::supervise::chain;
 pub(crate) const FILE: &str = "identities";
 
 /// ramfs, which nix does not name.
-const RAMFS_MAGIC: i64 = 0x8584_58f6;
+const RAMFS_MAGIC: FsType = FsType(0x8584_58f6);
 
 /// A certificate with its chain and key is some thousand bytes, and a node has some hundred.
 const LARGEST: u64 = 64 << 20;
@@ -31,7 +31,7 @@ pub(super) struct Kept(PathBuf);
 impl Kept {
     /// In this folder; `None` where it is not in memory.
     pub(super) fn at(folder: &Path) -> Option<Self> {
-        match file_system(folder) {
+        match statfs(folder) {
             Ok(kind) if is_memory(kind.filesystem_type()) => Some(Self(folder.join(FILE))),
             Ok(_) => {
                 tracing::info!(
@@ -106,8 +106,8 @@ pub(super) fn is_good(certificate: &Certificate, bundle: &TrustBundle, now: Syst
     svid::verify(bundle, certificate.chain(), now).is_ok()
 }
 
-fn is_memory(kind: statfs::FsType) -> bool {
-    kind == TMPFS_MAGIC || i64::from(kind.0) == RAMFS_MAGIC
+fn is_memory(kind: FsType) -> bool {
+    kind == TMPFS_MAGIC || kind == RAMFS_MAGIC
 }
 
 /// What was written, block by block; it ends where it does not fit.

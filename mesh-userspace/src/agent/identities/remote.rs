@@ -10,7 +10,7 @@ use mesh_identity::store::{self, Store};
 use mesh_identity::{Certificate, TrustBundle};
 
 use super::kept::{Kept, is_good};
-use crate::agent::control::{Control, Signed};
+use crate::agent::control::{Control, NotSigned, Signed};
 use crate::agent::supervise::chain;
 
 /// What the controller has signed for this node.
@@ -126,14 +126,17 @@ impl Remote {
             let taken = outcome.and_then(|certificates| {
                 self.store
                     .take(&identity, certificates, now)
-                    .map_err(|error| chain(&error))
+                    .map_err(|error| NotSigned {
+                        why: chain(&error),
+                        away: false,
+                    })
             });
-            let Err(refused) = taken else {
+            let Err(NotSigned { why: refused, away }) = taken else {
                 tracing::info!(%identity, "the controller signed a certificate");
                 self.said.remove(&identity);
                 continue;
             };
-            if self.said.get(&identity) != Some(&refused) {
+            if !away && self.said.get(&identity) != Some(&refused) {
                 tracing::warn!(%identity, why = refused, "the controller signed no certificate; trying again");
                 self.said.insert(identity.clone(), refused.clone());
             }

@@ -170,7 +170,7 @@ impl Node {
             self.give_sockets(workload, kind, count);
         }
         let (done, flushed) = oneshot::channel();
-        worker.say(Outgoing::Flush(done));
+        worker.say(Outgoing::HangUp(done));
         match tokio::time::timeout(GRACE, flushed).await {
             Ok(Ok(())) => tracing::info!(pid = worker.pid, "ending; the worker goes on"),
             Ok(Err(_)) | Err(_) => tracing::warn!(

@@ -29,7 +29,7 @@ use super::source::Source;
 use super::supervise::{self, Backoff, Outgoing, Worker, chain};
 use super::view::{Command, HandedOver, View};
 use super::watchdog::Watchdog;
-use crate::api::objects::{EnrolmentState, Problem};
+use crate::api::objects::Problem;
 use crate::cli::args::OnStop;
 use crate::memory;
 use demand::Demand;
@@ -39,6 +39,7 @@ mod cluster;
 mod demand;
 pub(crate) mod end;
 pub(crate) mod pods;
+mod show;
 mod worker;
 mod world;
 
@@ -430,56 +431,6 @@ impl Node {
         if let Some(worker) = &self.state.worker {
             worker.say(outgoing);
         }
-    }
-
-    fn show_enrolments(&self) {
-        let enrolments = self.state.enrolments.describe();
-        let certificates = self
-            .identities
-            .list(|identity| self.state.enrolments.users(identity));
-        let states = [
-            EnrolmentState::Waiting,
-            EnrolmentState::Preparing,
-            EnrolmentState::Enrolled,
-            EnrolmentState::Leaving,
-        ];
-        let counts = states.map(|state| {
-            let found = enrolments
-                .values()
-                .filter(|enrolment| enrolment.state == state);
-            (state, u32::try_from(found.count()).unwrap_or(u32::MAX))
-        });
-        self.metrics.workloads(&counts);
-        self.metrics.certificates(&certificates);
-        let mut state = self.view.state();
-        state.settled = self.state.enrolments.settled();
-        state.enrolments = enrolments;
-        state.certificates = certificates;
-        state.trusted_roots = self.identities.snapshot().bundle.roots().len();
-    }
-
-    fn show_counters(&self) {
-        let counters = self.kernel.counters();
-        let mut totals = std::collections::BTreeMap::new();
-        for (_, reason, count) in &counters {
-            *totals.entry(reason.label().to_owned()).or_insert(0) += count;
-        }
-        let named: Vec<_> = counters
-            .into_iter()
-            .map(|(id, reason, count)| (self.state.enrolments.name(id).cloned(), reason, count))
-            .collect();
-        self.metrics.kernel_counters(&named);
-        self.view.state().kernel.counters = totals;
-    }
-
-    fn show_faults(&self, found: &super::watchdog::Found) {
-        self.metrics.kernel_repairs.inc_by(found.repaired);
-        self.metrics
-            .kernel_faults
-            .set(i64::try_from(found.left.len()).unwrap_or(i64::MAX));
-        let mut state = self.view.state();
-        state.kernel.repaired += found.repaired;
-        state.kernel.faults.clone_from(&found.left);
     }
 }
 

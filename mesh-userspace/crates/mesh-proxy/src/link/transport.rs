@@ -115,6 +115,16 @@ impl<Outgoing: Serialize, Incoming: DeserializeOwned> Endpoint<Outgoing, Incomin
             .map_err(failed("send"))
     }
 
+    /// Says that nothing more will be said: the other end finds the link ended behind what was sent before.
+    ///
+    /// # Errors
+    /// [`LinkError::Socket`] when the other end is gone.
+    pub fn hang_up(&self) -> Result<(), LinkError> {
+        socket2::SockRef::from(self.socket.get_ref())
+            .shutdown(std::net::Shutdown::Write)
+            .map_err(failed("hang up"))
+    }
+
     /// Sends a message if that needs no waiting; `false`: the other end is slow, try again later.
     ///
     /// # Errors

@@ -286,3 +286,25 @@ fn a_payload_must_be_sealed_and_cannot_be_changed_afterwards() {
         .into();
     assert!(payload::unseal_bytes(&file).is_err());
 }
+
+#[tokio::test]
+async fn who_hangs_up_is_heard_to_the_end_and_still_hears() {
+    let (agent, worker, _also_held) = ends();
+    let file = files(1);
+    let descriptors: Vec<BorrowedFd<'_>> = file.iter().map(AsFd::as_fd).collect();
+    let message = ToWorker::Unenrol {
+        workload: mesh_core::workload::WorkloadId(7),
+    };
+    agent.send(&message, &descriptors).await.unwrap();
+    agent.hang_up().unwrap();
+    let heard = worker.recv().await.unwrap().expect("sent before");
+    assert!(matches!(heard.message, ToWorker::Unenrol { workload } if workload.0 == 7));
+    assert_eq!(heard.descriptors.len(), 1);
+    // Although the descriptor is still open, as in a process that takes its time to end.
+    assert!(worker.recv().await.unwrap().is_none());
+    worker
+        .send(&ToAgent::Ready { version: VERSION }, &[])
+        .await
+        .unwrap();
+    assert!(agent.recv().await.unwrap().is_some());
+}
