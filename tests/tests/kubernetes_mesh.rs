@@ -1,6 +1,8 @@
 //! Warren in a real cluster: a namespace is labelled, and its pods are meshed, those that run and those to come.
 
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -11,13 +13,44 @@ use mesh_tests::kubernetes::shop::{Shop, is_meshed, pod, restarts};
 use mesh_tests::kubernetes::story::story;
 use serde_json::Value;
 
+/// How long the load goes on before and after each change.
+const WHILE: Duration = Duration::from_secs(2);
+
+/// One pod with a name of its own.
+const DATABASE: &str = "
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: db}
+spec:
+  serviceName: db
+  replicas: 1
+  selector: {matchLabels: {app: db}}
+  template:
+    metadata: {labels: {app: db}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+      - name: db
+        image: registry.local/probe:1
+        imagePullPolicy: Never
+        args: [serve, 8080=echo]
+        readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: db}
+spec: {clusterIP: None, selector: {app: db}, ports: [{port: 8080}]}
+";
+
 #[test]
 fn a_label_meshes_what_runs_and_nothing_fails() -> Result<()> {
     story("label", |told| {
         let mesh = Mesh::install(told.cluster)?;
         let shop = Shop::open(told)?;
         let load = shop.load()?;
+        sleep(WHILE);
         mesh.enable(told)?;
+        sleep(WHILE);
         let namespace = told.kubectl.namespace();
         let identity =
             |account: &str| format!("spiffe://cluster.local/ns/{namespace}/sa/{account}");
@@ -40,6 +73,7 @@ fn a_label_meshes_what_runs_and_nothing_fails() -> Result<()> {
         )?;
         mesh.disable(told)?;
         shop.says("out of the mesh")?;
+        sleep(WHILE);
         let paced = load.stop()?;
         ensure!(paced.failed() == 0, "{paced:?}\n{}", mesh.logs());
         ensure!(paced.requests > 300 && paced.connections > 60, "{paced:?}");
@@ -152,6 +186,25 @@ fn every_kind_of_destination_works() -> Result<()> {
                 );
             }
         }
+        // Names that have no address of their own: of a headless service, and of one pod of a StatefulSet.
+        kubectl.apply(DATABASE)?;
+        kubectl.rolled_out("statefulset/db", ROLLOUT)?;
+        let addresses = |name: &str| -> Result<BTreeSet<IpAddr>> {
+            let said = kubectl.exec("client", &["warren-probe", "resolve", name])?;
+            serde_json::from_str(&said).with_context(|| format!("read {said:?}"))
+        };
+        let database = at(kubectl, "db-0", 8080)?;
+        eventually("the names are known", Duration::from_secs(30), || {
+            let all = servers.iter().map(|server| server.address).collect();
+            let known = addresses("headless")? == all
+                && addresses("db-0.db")? == BTreeSet::from([database.ip()]);
+            Ok(known.then_some(()))
+        })?;
+        let report = dial(kubectl, "client", database)?;
+        ensure!(
+            report.received == "hello" && report.peer == Some(database),
+            "to a pod of a StatefulSet: {report:?}"
+        );
         let stranger = at(&outside, "stranger", 8080)?;
         let report = dial(kubectl, "client", stranger)?;
         ensure!(report.received == "hello", "to the outside: {report:?}");
@@ -167,11 +220,14 @@ fn every_kind_of_destination_works() -> Result<()> {
             |flow| flow["direction"] == "inbound",
         )?;
         // The API server answers whoever speaks no TLS in clear.
-        let api = dial(kubectl, "client", "10.96.0.1:443".parse()?)?;
-        ensure!(
-            api.received.contains("HTTPS server"),
-            "to the API server: {api:?}"
-        );
+        let asking = [
+            "warren-probe",
+            "dial",
+            "--to=10.96.0.1:443",
+            "--send=GET / HTTP/1.0\r\n\r\n",
+        ];
+        let said = kubectl.exec("client", &asking)?;
+        ensure!(said.contains("HTTPS server"), "to the API server: {said}");
 
         let server = &servers.first().context("a server")?.name;
         ensure!(kubectl.exec(server, &["hostname"])?.trim() == server);

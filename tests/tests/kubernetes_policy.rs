@@ -117,10 +117,10 @@ apiVersion: warren.dev/v1alpha1
 kind: AuthorizationPolicy
 metadata: {name: bad}
 spec:
-  targetRefs: [{kind: Service, name: nowhere}]
-  action: ALLOW
+  targetRefs: [{kind: Service, name: web}]
+  action: DENY
   rules:
-  - sources: [{type: SPIFFE, spiffe: 'http://not-an-identity'}]
+  - networkAttributes: {ports: [80, 80]}
 ",
         )?;
         let condition = kubectl.eventually(
@@ -139,7 +139,7 @@ spec:
         ensure!(
             condition["message"]
                 .as_str()
-                .is_some_and(|text| text.contains("not-an-identity")),
+                .is_some_and(|text| text.contains("port 80 is given twice")),
             "{condition}"
         );
         shop.says("the good one still stands")

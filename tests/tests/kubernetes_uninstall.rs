@@ -9,7 +9,7 @@ use mesh_tests::delivery::{file, helm};
 use mesh_tests::kubernetes::kubectl::Kubectl;
 use mesh_tests::kubernetes::load::{Load, Pace};
 use mesh_tests::kubernetes::mesh::{Mesh, ROLLOUT, SYSTEM, dial, service};
-use mesh_tests::kubernetes::story::{Story, story};
+use mesh_tests::kubernetes::story::{Story, nobody_leaves, story};
 use mesh_tests::kubernetes::traces::Traces;
 
 const LONGEST: Duration = Duration::from_secs(240);
@@ -70,6 +70,7 @@ spec: {mtls: {mode: strict}}
 fn open(told: &Story<'_>) -> Result<(SocketAddr, Traces)> {
     // Earlier stories leave it installed.
     warren(told, &["uninstall", "--kubernetes", "--crds"])?;
+    nobody_leaves(told.cluster)?;
     told.kubectl.apply(SHOP)?;
     told.kubectl.rolled_out("daemonset/web", ROLLOUT)?;
     told.kubectl
@@ -176,6 +177,8 @@ fn helm_installs_and_uninstalls_the_same() -> Result<()> {
             &charts[1],
             "--namespace=warren-system",
             "--create-namespace",
+            // Servers before 1.22 cannot apply every kind by themselves.
+            "--server-side=false",
             &format!("--set=image.repository={repository}"),
             &format!("--set=image.tag={tag}"),
             "--set=image.pullPolicy=Never",

@@ -2,6 +2,7 @@
 //! real one can tell. The cluster itself is the binary `warren-kubernetes` of the tests' package; here what it needs is
 //! seen to.
 
+use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::Command;
@@ -23,7 +24,7 @@ const TO_MAKE: &[&str] = &[
 ];
 
 /// Programs of which a running cluster consists, beside those that were made.
-const TO_RUN: &[&str] = &["curl", "etcd", "ip"];
+const TO_RUN: &[&str] = &["bpftool", "curl", "etcd", "ip"];
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -51,6 +52,12 @@ enum Verb {
         #[arg(required = true)]
         archives: Vec<PathBuf>,
     },
+    /// Run a program where it reaches the API server, with KUBECONFIG set: `exec kubectl get nodes`.
+    Exec {
+        /// The program and its arguments.
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<OsString>,
+    },
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
@@ -76,18 +83,26 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Verb::Import { archives } => {
             program.arg("import").args(archives);
         }
+        Verb::Exec { words } => {
+            program.args(["exec", "--"]).args(words);
+        }
     }
     // In our place, so that Ctrl-C reaches it alone, and the terminal waits until it has cleaned up.
     Err(program.exec()).with_context(|| format!("run {}", run::words(&program)))
 }
 
-/// Makes what clusters are brought up from, unless it is there; the binaries of the tests' package have been built.
-fn setup() -> Result<()> {
-    let complete = helper()
+/// Whether what clusters are brought up from has been made; the binaries of the tests' package have been built.
+pub(crate) fn is_made() -> Result<bool> {
+    let check = helper()
         .args(["setup", "--check"])
         .output()
         .context("start warren-kubernetes")?;
-    if complete.status.success() {
+    Ok(check.status.success())
+}
+
+/// Makes what clusters are brought up from, unless it is there.
+fn setup() -> Result<()> {
+    if is_made()? {
         return Ok(());
     }
     deps::ensure(TO_MAKE)?;
@@ -127,6 +142,21 @@ impl Running {
         }
         run::step(helper().arg("up"))?;
         Ok(Self { ours: true })
+    }
+
+    /// A command that runs where it reaches the API server, with `WARREN_KUBECONFIG` set.
+    pub(crate) fn within(command: &Command) -> Command {
+        let mut within = helper();
+        within
+            .args(["exec", "--"])
+            .arg(command.get_program())
+            .args(command.get_args());
+        if let Some(folder) = command.get_current_dir() {
+            within.current_dir(folder);
+        }
+        let set = command.get_envs();
+        within.envs(set.filter_map(|(name, value)| value.map(|value| (name, value))));
+        within
     }
 
     /// Takes it down, if it was brought up for the stories; an error when something is left.

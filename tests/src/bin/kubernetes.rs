@@ -6,7 +6,9 @@
     reason = "what a command found is its output; what it does goes to standard error"
 )]
 
+use std::ffi::OsString;
 use std::io::Write as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -55,6 +57,12 @@ enum Verb {
         #[arg(required = true)]
         archives: Vec<PathBuf>,
     },
+    /// Run a program where it reaches the API server, with KUBECONFIG set; `kubectl` is the cluster's own.
+    Exec {
+        /// The program and its arguments.
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<OsString>,
+    },
     /// Serve the cluster's names.
     #[command(hide = true)]
     Dns,
@@ -73,6 +81,7 @@ fn main() -> ExitCode {
         Verb::Down => cluster::down(),
         Verb::Status => status(),
         Verb::Import { archives } => import(&archives),
+        Verb::Exec { words } => exec(&words),
         Verb::Dns => dns::serve(),
         Verb::Machine { number, cache } => machine::enter(Node(number), &cache),
         Verb::Init { number, cache } => machine::init(Node(number), &cache),
@@ -141,6 +150,23 @@ fn down_on_signal() -> Result<()> {
         }
     });
     Ok(())
+}
+
+/// In our place, so that its end is ours.
+fn exec(words: &[OsString]) -> Result<()> {
+    let cluster = Cluster::running()?.context("no cluster runs on this machine")?;
+    let (program, arguments) = words.split_first().context("no program is named")?;
+    let kubectl = Cache::locate()?.component("kubectl");
+    let program = match program.to_str() {
+        Some("kubectl") => kubectl.into_os_string(),
+        _ => program.clone(),
+    };
+    // For the tests that want to be told of a server by name.
+    let named = cluster.kubectl().kubeconfig().to_owned();
+    let launch = cluster.kubectl().launch(program).args(arguments);
+    let mut command = launch.env("WARREN_KUBECONFIG", named).command()?;
+    // It goes on when this cluster is dropped: there is nothing left of us.
+    Err(command.exec()).with_context(|| format!("run {words:?}"))
 }
 
 fn status() -> Result<()> {

@@ -31,6 +31,9 @@ enum Mode {
         /// PORT=BEHAVIOUR or ADDRESS:PORT=BEHAVIOUR.
         #[arg(required = true)]
         services: Vec<Service>,
+        /// On SIGTERM close the listeners, finish what was accepted, and end.
+        #[arg(long)]
+        finish: bool,
     },
     /// Dial once, say something, read to the end.
     Dial {
@@ -163,7 +166,7 @@ fn main() -> Result<()> {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).context("read the limit of descriptors")?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most).context("raise the limit of descriptors")?;
     match Arguments::parse().mode {
-        Mode::Serve { services } => serve::serve(&services),
+        Mode::Serve { services, finish } => serve::serve(&services, finish),
         Mode::Dial { target, send } => {
             let report = dial::dial(
                 target.to,

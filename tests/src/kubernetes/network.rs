@@ -55,6 +55,17 @@ route add default via {}\n",
     ip(&namespace, &commands)
 }
 
+/// Unplugs a node at once: the kernel removes a namespace, and the interfaces in it, when it finds the time.
+pub(super) fn detach(node: Node) -> Result<()> {
+    let name = node.name();
+    let plugged = std::path::Path::new(FOLDER).join(CONTROL).exists()
+        && run("ip", &["-n", CONTROL, "link", "show", &name]).is_ok();
+    if plugged {
+        run("ip", &["-n", CONTROL, "link", "delete", &name])?;
+    }
+    Ok(())
+}
+
 /// Removes a namespace, if it is there; the interfaces in it go with it.
 pub(super) fn remove(namespace: &str) -> Result<()> {
     if !std::path::Path::new(FOLDER).join(namespace).exists() {

@@ -12,7 +12,7 @@ use super::mesh::{ROLLOUT, dial, service};
 use super::story::Story;
 
 /// Long enough for whatever a story does under load; it is told to stop.
-pub const LONGEST: Duration = Duration::from_secs(240);
+pub const LONGEST: Duration = Duration::from_secs(360);
 
 /// Two servers, one per node, that echo; a client on the first node; a service, and one without an address.
 const SHOP: &str = "

@@ -2,17 +2,25 @@
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use signal_hook::consts::SIGTERM;
 use socket2::SockRef;
 
 use super::pattern::Pattern;
 use super::{Event, say, symbol};
+
+/// Between two looks at whether to end.
+const LOOK_MILLIS: u16 = 50;
+const LOOK: Duration = Duration::from_millis(LOOK_MILLIS as u64);
 
 /// What a server does with a connection.
 #[derive(Clone, Debug, PartialEq)]
@@ -85,9 +93,22 @@ impl FromStr for Service {
     }
 }
 
-/// Serves until the process ends.
-pub fn serve(services: &[Service]) -> Result<()> {
+/// Connections that are open, and whether more are taken.
+#[derive(Default)]
+struct Open {
+    /// The process was asked to end.
+    asked: Arc<AtomicBool>,
+    connections: AtomicU64,
+}
+
+/// Serves until the process ends; with `finish`, SIGTERM closes the listeners, and the end comes when every connection that was
+/// accepted has ended.
+pub fn serve(services: &[Service], finish: bool) -> Result<()> {
     let pattern = Arc::new(Pattern::default());
+    let open = Arc::new(Open::default());
+    if finish {
+        signal_hook::flag::register(SIGTERM, Arc::clone(&open.asked)).context("heed SIGTERM")?;
+    }
     let mut threads = Vec::new();
     let mut listeners = Vec::new();
     for service in services {
@@ -95,19 +116,24 @@ pub fn serve(services: &[Service]) -> Result<()> {
             .with_context(|| format!("listen on {}", service.address))?;
         // Fast open has to be asked for; without it the kernel falls back silently and the story would prove nothing.
         allow_fast_open(&listener)?;
+        // What waits in its queue is taken before it is closed.
+        listener.set_nonblocking(true)?;
         listeners.push((listener, service.behaviour.clone()));
     }
     say(&Event::Listening);
     for (listener, behaviour) in listeners {
-        let pattern = Arc::clone(&pattern);
+        let (pattern, open) = (Arc::clone(&pattern), Arc::clone(&open));
         threads.push(thread::spawn(move || {
-            accept(&listener, &behaviour, &pattern)
+            accept(&listener, &behaviour, &pattern, &open)
         }));
     }
     for thread in threads {
         thread
             .join()
             .map_err(|_panic| anyhow::anyhow!("a listener's thread panicked"))??;
+    }
+    while open.connections.load(Ordering::Relaxed) > 0 {
+        thread::sleep(LOOK);
     }
     Ok(())
 }
@@ -131,16 +157,33 @@ fn allow_fast_open(listener: &TcpListener) -> Result<()> {
     Ok(())
 }
 
-fn accept(listener: &TcpListener, behaviour: &Behaviour, pattern: &Arc<Pattern>) -> Result<()> {
+/// Until the process is asked to end.
+fn accept(
+    listener: &TcpListener,
+    behaviour: &Behaviour,
+    pattern: &Arc<Pattern>,
+    open: &Arc<Open>,
+) -> Result<()> {
     let port = listener.local_addr()?.port();
     loop {
-        let (stream, peer) = listener.accept().context("accept")?;
+        let (stream, peer) = match listener.accept() {
+            Ok(accepted) => accepted,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if open.asked.load(Ordering::Relaxed) {
+                    return Ok(());
+                }
+                wait(listener)?;
+                continue;
+            }
+            Err(error) => return Err(error).context("accept"),
+        };
         let local = stream.local_addr()?;
         // A v4-mapped address is shown as what it is.
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         let local = SocketAddr::new(local.ip().to_canonical(), local.port());
         say(&Event::Accepted { port, peer, local });
-        let (behaviour, pattern) = (behaviour.clone(), Arc::clone(pattern));
+        let (behaviour, pattern, open) = (behaviour.clone(), Arc::clone(pattern), Arc::clone(open));
+        open.connections.fetch_add(1, Ordering::Relaxed);
         thread::spawn(move || {
             let mut seen = Seen::default();
             let result = behaviour.serve(stream, &pattern, &mut seen);
@@ -151,7 +194,18 @@ fn accept(listener: &TcpListener, behaviour: &Behaviour, pattern: &Arc<Pattern>)
                 intact: seen.intact,
                 error: result.err().map(|error| symbol(&error)),
             });
+            open.connections.fetch_sub(1, Ordering::Relaxed);
         });
+    }
+}
+
+/// Until somebody dials, or for a moment.
+fn wait(listener: &TcpListener) -> Result<()> {
+    let mut waited = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+    match poll(&mut waited, PollTimeout::from(LOOK_MILLIS)) {
+        // A signal: whoever it is for looks.
+        Ok(_) | Err(Errno::EINTR) => Ok(()),
+        Err(error) => Err(error).context("wait for somebody to dial"),
     }
 }
 

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, anyhow};
 
 use super::totals::Totals;
+use crate::kubernetes::Running;
 use crate::{ebpf, run, workspace};
 
 pub(super) fn run(object: &Path, filter: Option<&str>) -> Result<Totals> {
@@ -27,6 +28,24 @@ pub(super) fn run(object: &Path, filter: Option<&str>) -> Result<Totals> {
     let mut kernel_half = ebpf::test(&workspace::root());
     totals.add(stream(kernel_half.arg("--").args(filter))?);
     Ok(totals)
+}
+
+/// What needs an API server, in the cluster that runs.
+pub(super) fn run_with_server(object: &Path, filter: Option<&str>) -> Result<Totals> {
+    let mut cargo = workspace::cargo();
+    cargo
+        .env("WARREN_BPF_OBJECT", object)
+        // The cluster's network has no way out.
+        .args([
+            "test",
+            "--offline",
+            "--workspace",
+            "--exclude",
+            "mesh-tests",
+        ])
+        .args(["--test", "api", "--", "--ignored", "--test-threads=2"])
+        .args(filter);
+    stream(&mut Running::within(&cargo))
 }
 
 /// Runs cargo's tests, shows their output as it comes, and counts.

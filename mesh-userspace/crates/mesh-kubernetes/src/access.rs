@@ -120,6 +120,10 @@ async fn authenticate(
     expected: &Expected,
     token: &str,
 ) -> Result<UserInfo, Refusal> {
+    // The server calls that a bad request, which would look like a fault of ours.
+    if token.is_empty() {
+        return Err(Refusal::Denied("the token is refused: it is empty".into()));
+    }
     let review = TokenReview {
         spec: TokenReviewSpec {
             audiences: Some(vec![expected.audience.clone()]),

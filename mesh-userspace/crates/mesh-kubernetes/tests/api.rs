@@ -1,6 +1,7 @@
 //! Against a real API server, which needs nothing beside it: no controllers, no nodes. `WARREN_KUBECONFIG` names a kubeconfig
 //! with every right there; the server should be for this alone, because our kinds of object are installed and removed in it.
-//! Without it, every test says that it is skipped.
+//! They are ignored unless they are asked for:
+//! `cargo xtask test --kubernetes` runs them in a cluster of its own.
 
 #[path = "api/access.rs"]
 mod access;

@@ -170,11 +170,19 @@ fn check_cluster(state: &State, checks: &mut Vec<Check>) {
 
 fn check_workloads(state: &State, checks: &mut Vec<Check>) {
     const SECTION: &str = "workloads";
-    let mut enrolled = 0;
+    let (mut enrolled, mut leaving) = (0, 0);
     for (name, enrolment) in &state.enrolments {
-        if enrolment.state == EnrolmentState::Enrolled {
-            enrolled += 1;
-            continue;
+        match enrolment.state {
+            EnrolmentState::Enrolled => {
+                enrolled += 1;
+                continue;
+            }
+            // Ends by itself, when its connections have.
+            EnrolmentState::Leaving => {
+                leaving += 1;
+                continue;
+            }
+            EnrolmentState::Waiting | EnrolmentState::Preparing => {}
         }
         let reason = enrolment.reason.as_deref().unwrap_or("it takes a moment");
         checks.push(Check::bad(
@@ -184,10 +192,11 @@ fn check_workloads(state: &State, checks: &mut Vec<Check>) {
             "start it, or correct its select; it is tried again all the time",
         ));
     }
-    checks.push(Check::ok(
-        SECTION,
-        format!("{enrolled} of {} enrolled", state.enrolments.len()),
-    ));
+    let mut said = format!("{enrolled} of {} enrolled", state.enrolments.len());
+    if leaving > 0 {
+        said += &format!(", {leaving} leaving");
+    }
+    checks.push(Check::ok(SECTION, said));
 }
 
 fn check_identities(state: &State, now: Timestamp, checks: &mut Vec<Check>) {

@@ -77,7 +77,8 @@ pub(crate) fn resources() -> Value {
         .map(|resource| {
             json!({
                 "name": resource.name,
-                "singularName": "",
+                // Not the kind in small letters, as without it: `kubectl get authorizationpolicy` means the object.
+                "singularName": resource.name,
                 "namespaced": resource.of_namespaces,
                 "kind": resource.kind,
                 "verbs": resource.verbs,

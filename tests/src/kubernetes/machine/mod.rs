@@ -209,6 +209,7 @@ impl Machine {
 /// Ends a node and everything in it, and removes what is borrowed from the machine for it; its files stay.
 pub(super) fn end(node: Node) -> Result<()> {
     hierarchy::remove(&node.namespace())?;
+    network::detach(node)?;
     network::remove(&node.namespace())
 }
 

@@ -108,6 +108,13 @@ fn same_entries(left: &[Value], right: &[Value]) -> bool {
     left.len() == right.len() && left.iter().all(|entry| right.contains(entry))
 }
 
+/// Our conditions, and what each says to a person when there is nothing else to say.
+pub(super) const KINDS: [(&str, &str); 3] = [
+    ("Accepted", "it is valid"),
+    ("ResolvedRefs", "everything that it names is there"),
+    ("Programmed", "every node that needs it has it"),
+];
+
 /// Our conditions, after those of others. The time of one changes only with its status.
 fn conditions(
     verdict: &Verdict,
@@ -116,23 +123,22 @@ fn conditions(
     existing: &[Condition],
     now: &str,
 ) -> Vec<Condition> {
-    let ours = [
-        ("Accepted", verdict.accepted.clone()),
-        ("ResolvedRefs", verdict.resolved.clone()),
-        ("Programmed", programmed(verdict, sequence, acknowledged)),
-    ];
-    let is_ours = |kind: &str| ours.iter().any(|(own, _)| *own == kind);
+    let programmed = programmed(verdict, sequence, acknowledged);
+    let ours = KINDS
+        .into_iter()
+        .zip([&verdict.accepted, &verdict.resolved, &programmed]);
+    let is_ours = |kind: &str| KINDS.iter().any(|(own, _)| *own == kind);
     let others = existing
         .iter()
         .filter(|condition| !is_ours(&condition.kind))
         .cloned();
     let mut conditions: Vec<Condition> = others.collect();
-    conditions.extend(ours.iter().map(|(kind, outcome)| {
+    conditions.extend(ours.map(|((kind, fine), outcome)| {
         let status = if outcome.good { "True" } else { "False" };
-        let before = existing.iter().find(|condition| condition.kind == *kind);
+        let before = existing.iter().find(|condition| condition.kind == kind);
         let since = before.filter(|before| before.status == status);
         Condition {
-            kind: (*kind).to_owned(),
+            kind: kind.to_owned(),
             status: status.to_owned(),
             observed_generation: Some(verdict.generation),
             last_transition_time: since.map_or_else(
@@ -140,7 +146,11 @@ fn conditions(
                 |before| before.last_transition_time.clone(),
             ),
             reason: outcome.reason.to_owned(),
-            message: shortened(&outcome.message),
+            message: if outcome.message.is_empty() {
+                fine.to_owned()
+            } else {
+                shortened(&outcome.message)
+            },
         }
     }));
     conditions

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::Acknowledged;
-use super::conditions::patch;
+use super::conditions::{KINDS, patch};
 use crate::observe::RouteKind;
 use crate::translate::{Cluster, ObjectKey, State};
 
@@ -57,8 +57,9 @@ fn lines(conditions: &Value) -> Vec<String> {
             text("reason"),
             text("lastTransitionTime").get(..10).unwrap_or_default(),
             condition["observedGeneration"],
-            if message.is_empty() {
-                message
+            // What is said when there is nothing to say; an empty one would be no help, and some servers refuse it.
+            if KINDS.contains(&(text("type").as_str(), message.as_str())) {
+                String::new()
             } else {
                 format!(": {message}")
             }

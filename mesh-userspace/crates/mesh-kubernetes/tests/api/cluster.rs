@@ -10,13 +10,12 @@ use kube::{Api, Client};
 use serde_json::{Value, json};
 
 /// The server that `WARREN_KUBECONFIG` names.
-pub(crate) async fn server() -> Option<Client> {
-    let Some(file) = std::env::var_os("WARREN_KUBECONFIG") else {
-        eprintln!("skipped: WARREN_KUBECONFIG names no kubeconfig of an API server to try this on");
-        return None;
-    };
-    let client = mesh_kubernetes::client::from_kubeconfig(Some(file.as_ref()), None).await;
-    Some(client.expect("WARREN_KUBECONFIG leads to an API server"))
+pub(crate) async fn server() -> Client {
+    let file = std::env::var_os("WARREN_KUBECONFIG")
+        .expect("WARREN_KUBECONFIG names a kubeconfig of an API server to try this on");
+    mesh_kubernetes::client::from_kubeconfig(Some(file.as_ref()), None)
+        .await
+        .expect("WARREN_KUBECONFIG leads to an API server")
 }
 
 /// A namespace for one test, with a service account `default` (which a controller would make).

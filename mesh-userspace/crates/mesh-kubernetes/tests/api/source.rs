@@ -159,10 +159,9 @@ fn told(accepted: &str, resolved: &str, programmed: &str) -> BTreeMap<String, St
 
 /// One after the other: they install and remove kinds.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs an API server: cargo xtask test --kubernetes"]
 async fn objects_become_facts_and_hear_what_became_of_them() {
-    let Some(client) = cluster::server().await else {
-        return;
-    };
+    let client = cluster::server().await;
     for crd in crds::crds() {
         cluster::install(&client, &crd).await;
     }
@@ -221,7 +220,8 @@ async fn pods_and_services(client: &Client, controller: &Controller) {
         client,
         json!({
             "apiVersion": "v1", "kind": "Service", "metadata": { "name": "web", "namespace": namespace },
-            "spec": { "selector": { "app": "web" }, "ports": [{ "port": 80, "targetPort": 8080 }] },
+            // Without a selector nobody else sees to its endpoints.
+            "spec": { "ports": [{ "port": 80, "targetPort": 8080 }] },
         }),
     )
     .await;

@@ -1,0 +1,282 @@
+//! What ends in a real cluster, and what goes on meanwhile: servers are rolled over, nodes of the mesh are updated or lost,
+//! controllers are away, the root is replaced.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use mesh_tests::kubernetes::load::{Load, Pace};
+use mesh_tests::kubernetes::mesh::{Mesh, ROLLOUT, SYSTEM, UPDATE, service};
+use mesh_tests::kubernetes::shop::{LONGEST, Shop, is_meshed, pod};
+use mesh_tests::kubernetes::story::{Story, story};
+
+/// 200 requests per second, on new connections and on kept ones, which end well before whatever serves them must.
+const BUSY: Pace = Pace {
+    requests: 160,
+    kept: 4,
+    age: Some(Duration::from_secs(2)),
+    connections: 40,
+};
+
+/// Beside something that takes minutes.
+const STEADY: Pace = Pace {
+    requests: 40,
+    kept: 4,
+    age: Some(Duration::from_secs(5)),
+    connections: 20,
+};
+
+/// Servers that finish what they have accepted, without a hook: the listener is closed at once, as most servers do.
+const PATIENT: &str = "
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: patient}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: patient}}
+  strategy: {rollingUpdate: {maxSurge: 1, maxUnavailable: 0}}
+  template:
+    metadata: {labels: {app: patient}}
+    spec:
+      serviceAccountName: server
+      terminationGracePeriodSeconds: 20
+      containers:
+      - name: patient
+        image: registry.local/probe:1
+        imagePullPolicy: Never
+        args: [serve, --finish, 8080=echo]
+        readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: patient}
+spec: {selector: {app: patient}, ports: [{port: 80, targetPort: 8080}]}
+";
+
+/// Ends a load of which nothing may have failed.
+fn nothing_failed(load: Load, mesh: &Mesh<'_>, least: u64) -> Result<()> {
+    let paced = load.stop()?;
+    ensure!(paced.failed() == 0, "{paced:?}\n{}", mesh.logs());
+    ensure!(paced.connections > least, "{paced:?}");
+    Ok(())
+}
+
+fn controllers(mesh: &Mesh<'_>, count: &str) -> Result<()> {
+    mesh.system
+        .run(&["scale", "deployment/warren-controller", count])
+        .map(drop)
+}
+
+/// The agent's pod on a node.
+fn agent(mesh: &Mesh<'_>, node: &str) -> Result<String> {
+    let pods = mesh.system.ready_pods("app.kubernetes.io/component=node")?;
+    let pod = pods.into_iter().find(|pod| pod.node == node);
+    Ok(pod.context("the node has no agent that is ready")?.name)
+}
+
+#[test]
+fn servers_are_rolled_over_and_nothing_fails() -> Result<()> {
+    story("rollover", |told| {
+        let mesh = Mesh::install(told.cluster)?;
+        let shop = Shop::open(told)?;
+        let kubectl = &told.kubectl;
+        kubectl.apply(PATIENT)?;
+        kubectl.rolled_out("deployment/patient", ROLLOUT)?;
+        mesh.enable(told)?;
+        let patient = service(kubectl, "patient")?;
+        let load = Load::start(shop.kubectl, "client", patient, BUSY, LONGEST)?;
+        for _ in 0..5 {
+            kubectl.run(&["rollout", "restart", "deployment/patient"])?;
+            kubectl.rolled_out("deployment/patient", ROLLOUT)?;
+        }
+        // The last that go are still going.
+        sleep(Duration::from_secs(5));
+        nothing_failed(load, &mesh, 500)
+    })
+}
+
+#[test]
+fn nodes_are_updated_and_nothing_fails() -> Result<()> {
+    story("update", |told| {
+        let mesh = Mesh::install(told.cluster)?;
+        let shop = Shop::open(told)?;
+        mesh.enable(told)?;
+        let before = [agent(&mesh, "node1")?, agent(&mesh, "node2")?];
+        let load = Load::start(shop.kubectl, "client", shop.web, STEADY, LONGEST)?;
+        mesh.system
+            .run(&["rollout", "restart", "daemonset/warren-node"])?;
+        mesh.system.rolled_out("daemonset/warren-node", UPDATE)?;
+        let after = [agent(&mesh, "node1")?, agent(&mesh, "node2")?];
+        ensure!(
+            before.iter().all(|old| !after.contains(old)),
+            "{before:?} and {after:?}"
+        );
+        shop.says("under new agents")?;
+        nothing_failed(load, &mesh, 500)?;
+        mesh.flow(
+            "meshed as before",
+            told.kubectl.namespace(),
+            &["--direction=outbound"],
+            is_meshed,
+        )
+        .map(drop)
+    })
+}
+
+#[test]
+fn controllers_are_away_and_nothing_fails() -> Result<()> {
+    story("alone", |told| {
+        let mesh = Mesh::install(told.cluster)?;
+        let shop = Shop::open(told)?;
+        mesh.enable(told)?;
+        let load = Load::start(shop.kubectl, "client", shop.web, STEADY, LONGEST)?;
+        let away = Instant::now();
+        controllers(&mesh, "--replicas=0")?;
+        let gone = ["pods", "--selector=app.kubernetes.io/component=controller"];
+        mesh.system
+            .eventually("no controller is left", UPDATE, &gone, |list| {
+                list["items"].as_array()?.is_empty().then_some(())
+            })?;
+        // A new agent knows nothing but what the one before it left on disk.
+        let old = agent(&mesh, "node1")?;
+        mesh.system.run(&["delete", "pod", &old, "--wait=false"])?;
+        mesh.system
+            .until("another agent is ready", UPDATE, |_| {
+                Ok(agent(&mesh, "node1").is_ok_and(|new| new != old))
+            })
+            .with_context(|| mesh.logs())?;
+        shop.says("without any controller")?;
+        sleep(Duration::from_secs(120).saturating_sub(away.elapsed()));
+        nothing_failed(load, &mesh, 500)?;
+
+        controllers(&mesh, "--replicas=2")?;
+        mesh.ready()?;
+        // What is decided from now on reaches the nodes again.
+        mesh.disable(told)?;
+        shop.says("out of the mesh")
+    })
+}
+
+#[test]
+fn an_agent_is_killed_and_its_pods_are_made_anew() -> Result<()> {
+    story("killed", |told| {
+        let mesh = Mesh::install(told.cluster)?;
+        let shop = Shop::open(told)?;
+        mesh.enable(told)?;
+        let kubectl = &told.kubectl;
+        let load = Load::start(shop.kubectl, "client", shop.web, STEADY, LONGEST)?;
+        // How many sockets a worker has ready goes by how many it has used.
+        sleep(Duration::from_secs(5));
+        let machine = told.cluster.machine("node1")?;
+        machine.run(&["pkill", "-KILL", "--full", "^/warren node "])?;
+        let pods = ["pods", "--selector=app.kubernetes.io/component=node"];
+        mesh.system
+            .eventually("it is started again", ROLLOUT, &pods, |list| {
+                let mut pods = list["items"].as_array()?.iter();
+                pods.any(|pod| {
+                    let container = &pod["status"]["containerStatuses"][0];
+                    container["restartCount"].as_u64() > Some(0) && container["ready"] == true
+                })
+                .then_some(())
+            })
+            .with_context(|| mesh.logs())?;
+        nothing_failed(load, &mesh, 50)?;
+
+        kubectl.run(&["delete", "pods", "--selector=app=web", "--wait=false"])?;
+        kubectl.run(&["delete", "pod", "client"])?;
+        let shop = Shop::open(told)?;
+        for server in shop.servers()? {
+            let to = std::net::SocketAddr::new(server.address, 8080);
+            let report = mesh_tests::kubernetes::mesh::dial(kubectl, "client", to)?;
+            ensure!(report.received == "hello", "{server:?}: {report:?}");
+        }
+        mesh.flow(
+            "meshed from the start",
+            kubectl.namespace(),
+            &["--direction=outbound", "--since=20s"],
+            is_meshed,
+        )
+        .map(drop)
+    })
+}
+
+#[test]
+fn without_an_agent_pods_of_the_mesh_wait_and_others_do_not() -> Result<()> {
+    story("waiting", |told| {
+        let mesh = Mesh::install(told.cluster)?;
+        let shop = Shop::open(told)?;
+        mesh.enable(told)?;
+        let outside = told
+            .cluster
+            .kubectl()
+            .create_namespace("story-waiting-outside", &serde_json::json!({}))?;
+        let agents = |selector: &str| {
+            let patch = format!(
+                r#"{{"spec": {{"template": {{"spec": {{"nodeSelector": {selector}}}}}}}}}"#
+            );
+            mesh.system
+                .run(&["patch", "daemonset/warren-node", "--patch", &patch])
+        };
+        let result = (|| {
+            agents(r#"{"story": "nowhere"}"#)?;
+            let pods = ["pods", "--selector=app.kubernetes.io/component=node"];
+            mesh.system
+                .eventually("no agent is left", UPDATE, &pods, |list| {
+                    list["items"].as_array()?.is_empty().then_some(())
+                })?;
+            shop.says("what runs goes on")?;
+            told.kubectl
+                .apply(&pod("late", "node1", "warren-probe, serve, 8080=echo"))?;
+            outside.apply(&pod("other", "node1", "warren-probe, serve, 8080=echo"))?;
+            outside.wait("condition=Ready", &["pod/other"], ROLLOUT)?;
+            let late = told.kubectl.get(&["pod", "late"])?;
+            ensure!(late["status"]["phase"] == "Pending", "{late}");
+            // Kubelet says it when the plugin has lost its patience.
+            let events = ["get", "events", "--output=json"];
+            told.kubectl.until("somebody says why", ROLLOUT, |kubectl| {
+                Ok(kubectl.run(&events)?.contains("warren"))
+            })
+        })();
+        // Whatever came of it, later stories need agents.
+        agents("null")?;
+        mesh.ready()?;
+        result?;
+        told.kubectl
+            .wait("condition=Ready", &["pod/late"], UPDATE)
+            .with_context(|| mesh.logs())?;
+        told.cluster
+            .kubectl()
+            .delete(&["namespace", "story-waiting-outside"])
+    })
+}
+
+#[test]
+fn the_root_is_replaced_and_a_lost_secret_comes_back() -> Result<()> {
+    story("root", |told| {
+        let mesh = Mesh::install(told.cluster)?;
+        let shop = Shop::open(told)?;
+        mesh.enable(told)?;
+        let load = Load::start(shop.kubectl, "client", shop.web, STEADY, LONGEST)?;
+        for step in ["stage", "activate", "finish"] {
+            mesh.warren(&["ca", "rotate", step, "--kubernetes"])?;
+            // As the document has it: until every node has taken the step.
+            sleep(Duration::from_secs(20));
+        }
+        shop.says("under the new root")?;
+        nothing_failed(load, &mesh, 500)?;
+
+        let key = |told: &Story<'_>| {
+            let system = told.cluster.kubectl().within(SYSTEM);
+            system
+                .get(&["secret", "warren-ca"])
+                .map(|secret| secret["data"].clone())
+        };
+        let before = key(told)?;
+        mesh.system.delete(&["secret", "warren-ca"])?;
+        mesh.system
+            .until("the Secret is back", Duration::from_secs(30), |_| {
+                Ok(key(told).is_ok_and(|now| now == before))
+            })?;
+        shop.says("as if nothing had been")
+    })
+}
