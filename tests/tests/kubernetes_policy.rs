@@ -110,14 +110,14 @@ spec:
             },
         )?;
 
-        // One bad object rejects only itself, and says so where it stands.
+        // One bad object rejects only itself, and says so where it stands; whom it selects is closed until it is mended.
         kubectl.apply(
             "
 apiVersion: warren.dev/v1alpha1
 kind: AuthorizationPolicy
 metadata: {name: bad}
 spec:
-  targetRefs: [{kind: Service, name: web}]
+  targetRefs: [{kind: Pod, selector: {matchLabels: {app: stranger}}}]
   action: DENY
   rules:
   - networkAttributes: {ports: [80, 80]}

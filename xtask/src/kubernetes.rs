@@ -159,6 +159,11 @@ impl Running {
         within
     }
 
+    /// Whether it was brought up for the stories.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.ours
+    }
+
     /// Takes it down, if it was brought up for the stories; an error when something is left.
     pub(crate) fn take_down(mut self) -> Result<()> {
         if !std::mem::replace(&mut self.ours, false) {

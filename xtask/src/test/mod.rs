@@ -166,7 +166,10 @@ fn run_in_kubernetes(stories: Stories, object: &Path, filter: Option<&str>) -> R
     // First, while the server knows nothing of Warren: its kinds of object come and go in these.
     let mut totals = units::run_with_server(object, filter)?;
     totals.add(stories.run(Tier::Kubernetes, 1)?);
-    totals.note("nothing is left of the cluster", cluster.take_down());
-    totals.note("nothing is left behind", before.nothing_left());
+    // One that ran before goes on, with what the stories have put into it.
+    if cluster.is_ours() {
+        totals.note("nothing is left of the cluster", cluster.take_down());
+        totals.note("nothing is left behind", before.nothing_left());
+    }
     Ok(totals)
 }
