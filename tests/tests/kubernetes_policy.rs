@@ -145,3 +145,58 @@ spec:
         shop.says("the good one still stands")
     })
 }
+
+#[test]
+fn a_namespaces_owner_reaches_no_other_namespace() -> Result<()> {
+    story("owner", |told| {
+        let mesh = Mesh::install(told.cluster)?;
+        let shop = Shop::open(told)?;
+        mesh.enable(told)?;
+        let labels = serde_json::json!({"warren.dev/mesh": "enabled"});
+        let other = told
+            .cluster
+            .kubectl()
+            .create_namespace("story-owner-other", &labels)?;
+        other.apply(&pod("stranger", "node1", "sleep, infinity"))?;
+        other.run(&["label", "pod", "stranger", "warren.dev/mesh=disabled"])?;
+        // The strictest that there is, for names that are the shop's.
+        other.apply(
+            "
+apiVersion: warren.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {name: service}
+spec:
+  targetRefs: [{kind: Service, name: web}]
+  action: DENY
+  rules: [{name: everybody}]
+---
+apiVersion: warren.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {name: pods}
+spec:
+  targetRefs: [{kind: Pod, selector: {}}]
+  action: DENY
+  rules: [{name: everybody}]
+---
+apiVersion: warren.dev/v1alpha1
+kind: MeshPolicy
+metadata: {name: strict}
+spec: {mtls: {mode: strict}}
+",
+        )?;
+        other.wait(
+            "condition=Programmed",
+            &["authorizationpolicy/pods"],
+            ROLLOUT,
+        )?;
+        other.wait("condition=Programmed", &["meshpolicy/strict"], ROLLOUT)?;
+        other.wait("condition=Ready", &["pod/stranger"], ROLLOUT)?;
+        shop.says("they are for another namespace")?;
+        let report = dial(&other, "stranger", shop.web)?;
+        ensure!(report.received == "hello", "so is strict: {report:?}");
+        told.cluster
+            .kubectl()
+            .run(&["delete", "namespace", "story-owner-other", "--wait=false"])
+            .map(drop)
+    })
+}

@@ -162,7 +162,14 @@ fn run_in_kubernetes(stories: Stories, object: &Path, filter: Option<&str>) -> R
         eprintln!("Helm cannot be had: {error:#}");
     }
     let before = leftovers::Snapshot::take();
-    let cluster = kubernetes::Running::bring_up()?;
+    let cluster = match kubernetes::Running::bring_up() {
+        Ok(cluster) => cluster,
+        Err(error) => {
+            let mut totals = stories.all_skipped("no cluster came up");
+            totals.note("a cluster comes up", Err(error));
+            return Ok(totals);
+        }
+    };
     // First, while the server knows nothing of Warren: its kinds of object come and go in these.
     let mut totals = units::run_with_server(object, filter)?;
     totals.add(stories.run(Tier::Kubernetes, 1)?);

@@ -81,6 +81,9 @@ pub(super) struct Opening {
     generation: u64,
     /// When it is taken for applied, whatever the worker says.
     patience_ends: Instant,
+    /// Until then the other nodes of a cluster, which nobody makes wait for each other, are given time to open theirs: from
+    /// here on this node's workloads dial in clear, and a node that is strict would refuse them.
+    others_open_at: Instant,
     /// When the dials that were on their way have arrived; `None`: dials are still captured.
     settled_at: Option<Instant>,
 }
@@ -88,6 +91,9 @@ pub(super) struct Opening {
 impl Opening {
     /// How long the worker may take to apply the open world.
     const PATIENCE: Duration = Duration::from_secs(1);
+
+    /// Within how long all nodes of a cluster begin, where the image is there: it is the agent's.
+    const OTHERS: Duration = Duration::from_secs(8);
 
     /// How long a dial that was captured may take to arrive.
     const SETTLE: Duration = Duration::from_millis(300);
@@ -103,10 +109,16 @@ impl Node {
             return;
         }
         tracing::info!("uninstalling: the mesh is opened");
+        let now = Instant::now();
+        let others = match self.cluster {
+            Some(_) => Opening::OTHERS,
+            None => Duration::ZERO,
+        };
         self.state.opening = Some(Opening {
             answer,
             generation: self.state.generation + 1,
-            patience_ends: Instant::now() + Opening::PATIENCE,
+            patience_ends: now + Opening::PATIENCE,
+            others_open_at: now + others,
             settled_at: None,
         });
         self.publish();
@@ -129,7 +141,7 @@ impl Node {
         match opening.settled_at {
             None => {
                 let waits = self.state.worker.is_some() && applied < opening.generation;
-                if waits && now < opening.patience_ends {
+                if waits && now < opening.patience_ends || now < opening.others_open_at {
                     return;
                 }
                 opening.settled_at = Some(now + Opening::SETTLE);

@@ -58,7 +58,7 @@ fn lines(conditions: &Value) -> Vec<String> {
             text("lastTransitionTime").get(..10).unwrap_or_default(),
             condition["observedGeneration"],
             // What is said when there is nothing to say; an empty one would be no help, and some servers refuse it.
-            if KINDS.contains(&(text("type").as_str(), message.as_str())) {
+            if message.is_empty() || KINDS.contains(&(text("type").as_str(), message.as_str())) {
                 String::new()
             } else {
                 format!(": {message}")
