@@ -112,7 +112,7 @@ fn nodes_are_updated_and_nothing_fails() -> Result<()> {
             "{before:?} and {after:?}"
         );
         shop.says("under new agents")?;
-        nothing_failed(load, &mesh, 500)?;
+        nothing_failed(load, &mesh, 200)?;
         mesh.flow(
             "meshed as before",
             told.kubectl.namespace(),

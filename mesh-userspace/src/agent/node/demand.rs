@@ -17,12 +17,15 @@ const STALE: Duration = Duration::from_secs(30);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Absence {
     seconds: f64,
+    /// Where there was any demand of late: it may only just have begun.
+    least: usize,
     most: usize,
 }
 
 /// A restart takes about a second.
 pub(super) const RESTART: Absence = Absence {
     seconds: 3.0,
+    least: 16,
     most: 4_096,
 };
 
@@ -30,14 +33,15 @@ pub(super) const RESTART: Absence = Absence {
 /// where kubelet is old.
 pub(super) const REPLACEMENT: Absence = Absence {
     seconds: 90.0,
+    least: 64,
     most: 16_384,
 };
 
 /// Most sockets for all workloads together, the busiest first: each costs the kernel some 3 KiB.
 const MOST_IN_ALL: usize = 32_768;
 
-/// The least, where there was any demand of late.
-const LEAST: usize = 16;
+/// Demand of less time than this says little about a second.
+const SHORTEST: Duration = Duration::from_millis(250);
 
 /// Demand, by workload and kind of socket.
 #[derive(Debug, Default)]
@@ -85,21 +89,26 @@ impl Demand {
         now: Instant,
         absence: Absence,
     ) -> Vec<(WorkloadId, SocketKind, usize)> {
-        let Absence { seconds, most } = absence;
+        let Absence {
+            seconds,
+            least,
+            most,
+        } = absence;
         let mut given: Vec<(WorkloadId, SocketKind, usize)> = self
             .0
             .iter()
             .filter(|(_, rate)| now.duration_since(rate.since) < STALE)
             .map(|((workload, kind), rate)| {
-                let rate = rate.before.max(rate.asked as f64);
+                let age = now.duration_since(rate.since).clamp(SHORTEST, WINDOW);
+                let rate = rate.before.max(rate.asked as f64 / age.as_secs_f64());
                 let count = (rate * seconds) as usize;
-                (*workload, *kind, count.clamp(LEAST, most))
+                (*workload, *kind, count.clamp(least, most))
             })
             .collect();
         given.sort_unstable_by_key(|(_, _, count)| std::cmp::Reverse(*count));
         let mut left = MOST_IN_ALL;
         for (_, _, count) in &mut given {
-            *count = (*count).min(left.max(LEAST));
+            *count = (*count).min(left.max(least));
             left = left.saturating_sub(*count);
         }
         given
@@ -148,7 +157,7 @@ mod tests {
             .map(|(_, _, count)| count)
             .collect();
         given.sort_unstable();
-        assert_eq!(given, [LEAST, RESTART.most]);
+        assert_eq!(given, [RESTART.least, RESTART.most]);
     }
 
     #[test]
@@ -161,8 +170,22 @@ mod tests {
         demand.asked(now, WorkloadId(101), KIND, 1);
         let given = demand.in_advance(now, REPLACEMENT);
         let sum: usize = given.iter().map(|(_, _, count)| count).sum();
-        assert!(sum <= MOST_IN_ALL + 101 * LEAST, "{sum}");
+        assert!(sum <= MOST_IN_ALL + 101 * REPLACEMENT.least, "{sum}");
         assert_eq!(given[0].2, REPLACEMENT.most);
-        assert!(given.iter().all(|(_, _, count)| *count >= LEAST));
+        assert!(
+            given
+                .iter()
+                .all(|(_, _, count)| *count >= REPLACEMENT.least)
+        );
+    }
+
+    #[test]
+    fn demand_that_has_just_begun_is_taken_for_what_it_will_be() {
+        let mut demand = Demand::default();
+        let start = Instant::now();
+        demand.asked(start, WorkloadId(1), KIND, 10);
+        let now = start + Duration::from_millis(500);
+        // 20 per second, for 90 s.
+        assert_eq!(demand.in_advance(now, REPLACEMENT)[0].2, 1_800);
     }
 }
