@@ -59,10 +59,7 @@ impl Totals {
             .strip_prefix("test ")
             .and_then(|rest| rest.split_once(" ... ignored"))
         {
-            let reason = match reason.strip_prefix(", ") {
-                Some(reason) => reason,
-                None => "marked as ignored",
-            };
+            let reason = reason.strip_prefix(", ").unwrap_or("marked as ignored");
             self.skipped.push(format!("{name}: {reason}"));
         } else if let Some(counts) = line.strip_prefix("test result: ") {
             self.passed += count(counts, " passed");
