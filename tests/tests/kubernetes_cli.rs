@@ -73,7 +73,10 @@ fn it_tells_what_there_is() -> Result<()> {
             .run();
         fs::remove_file(&plugin).context("remove the plugin")?;
         let by_plugin: Value = serde_json::from_str(&said?).context("read what it printed")?;
-        ensure!(by_plugin["nodes"] == status["nodes"], "{by_plugin:#}");
+        ensure!(
+            by_plugin["nodes"].as_array().map_or(0, Vec::len) == nodes,
+            "{by_plugin:#}"
+        );
         Ok(())
     })
 }
