@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use mesh_tests::kubernetes::load::{Load, Pace};
-use mesh_tests::kubernetes::mesh::{Mesh, ROLLOUT, SYSTEM, UPDATE, service};
+use mesh_tests::kubernetes::mesh::{AGENTS, CONTROLLERS, Mesh, ROLLOUT, SYSTEM, UPDATE, service};
 use mesh_tests::kubernetes::shop::{LONGEST, Shop, is_meshed, pod};
 use mesh_tests::kubernetes::story::{Story, story};
 
@@ -132,11 +132,7 @@ fn controllers_are_away_and_nothing_fails() -> Result<()> {
         let load = Load::start(shop.kubectl, "client", shop.web, STEADY, LONGEST)?;
         let away = Instant::now();
         controllers(&mesh, "--replicas=0")?;
-        let gone = ["pods", "--selector=app.kubernetes.io/component=controller"];
-        mesh.system
-            .eventually("no controller is left", UPDATE, &gone, |list| {
-                list["items"].as_array()?.is_empty().then_some(())
-            })?;
+        mesh.none_left(&CONTROLLERS)?;
         // A new agent knows nothing but what the one before it left on disk.
         let old = agent(&mesh, "node1")?;
         mesh.system.run(&["delete", "pod", &old, "--wait=false"])?;
@@ -169,17 +165,10 @@ fn an_agent_is_killed_and_its_pods_are_made_anew() -> Result<()> {
         sleep(Duration::from_secs(5));
         let machine = told.cluster.machine("node1")?;
         machine.run(&["pkill", "-KILL", "--full", "^/warren node "])?;
-        let pods = ["pods", "--selector=app.kubernetes.io/component=node"];
-        mesh.system
-            .eventually("it is started again", ROLLOUT, &pods, |list| {
-                let mut pods = list["items"].as_array()?.iter();
-                pods.any(|pod| {
-                    let container = &pod["status"]["containerStatuses"][0];
-                    container["restartCount"].as_u64() > Some(0) && container["ready"] == true
-                })
-                .then_some(())
-            })
-            .with_context(|| mesh.logs())?;
+        mesh.restarted("it is started again", |container| {
+            container["ready"] == true
+        })
+        .with_context(|| mesh.logs())?;
         nothing_failed(load, &mesh, 50)?;
 
         kubectl.run(&["delete", "pods", "--selector=app=web", "--wait=false"])?;
@@ -219,11 +208,7 @@ fn without_an_agent_pods_of_the_mesh_wait_and_others_do_not() -> Result<()> {
         };
         let result = (|| {
             agents(r#"{"story": "nowhere"}"#)?;
-            let pods = ["pods", "--selector=app.kubernetes.io/component=node"];
-            mesh.system
-                .eventually("no agent is left", UPDATE, &pods, |list| {
-                    list["items"].as_array()?.is_empty().then_some(())
-                })?;
+            mesh.none_left(&AGENTS)?;
             shop.says("what runs goes on")?;
             told.kubectl
                 .apply(&pod("late", "node1", "warren-probe, serve, 8080=echo"))?;

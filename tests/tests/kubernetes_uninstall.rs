@@ -141,16 +141,7 @@ fn a_node_without_a_working_agent_is_cleaned_too() -> Result<()> {
             "--patch",
             broken,
         ])?;
-        let pods = ["pods", "--selector=app.kubernetes.io/component=node"];
-        mesh.system
-            .eventually("an agent that does not start", ROLLOUT, &pods, |list| {
-                let mut pods = list["items"].as_array()?.iter();
-                pods.any(|pod| {
-                    let container = &pod["status"]["containerStatuses"][0];
-                    container["restartCount"].as_u64() > Some(0)
-                })
-                .then_some(())
-            })?;
+        mesh.restarted("an agent that does not start", |_| true)?;
 
         mesh.warren(&["uninstall", "--kubernetes", "--crds"])?;
         is_gone(told, web)?;

@@ -145,7 +145,7 @@ impl Running {
     }
 
     /// A command that runs where it reaches the API server, with `WARREN_KUBECONFIG` set.
-    pub(crate) fn within(command: &Command) -> Command {
+    pub(crate) fn within(&self, command: &Command) -> Command {
         let mut within = helper();
         within
             .args(["exec", "--"])

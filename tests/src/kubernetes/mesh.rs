@@ -23,6 +23,12 @@ pub const ROLLOUT: Duration = Duration::from_secs(90);
 /// whose container has ended.
 pub const UPDATE: Duration = Duration::from_secs(200);
 
+/// The pods of its agents, for kubectl.
+pub const AGENTS: [&str; 2] = ["pods", "--selector=app.kubernetes.io/component=node"];
+
+/// Those of its controllers.
+pub const CONTROLLERS: [&str; 2] = ["pods", "--selector=app.kubernetes.io/component=controller"];
+
 /// Between two looks through the command line.
 const INTERVAL: Duration = Duration::from_millis(300);
 
@@ -61,6 +67,26 @@ impl<'a> Mesh<'a> {
             .rolled_out("deployment/warren-controller", UPDATE)
             .and_then(|()| self.system.rolled_out("daemonset/warren-node", UPDATE))
             .with_context(|| self.logs())
+    }
+
+    /// Waits until none of these pods is left.
+    pub fn none_left(&self, pods: &[&str]) -> Result<()> {
+        self.system
+            .eventually("none of them is left", UPDATE, pods, |list| {
+                list["items"].as_array()?.is_empty().then_some(())
+            })
+    }
+
+    /// Waits until an agent's container, which was started again, is as it should be.
+    pub fn restarted(&self, what: &str, is: impl Fn(&Value) -> bool) -> Result<()> {
+        self.system.eventually(what, ROLLOUT, &AGENTS, |list| {
+            let mut pods = list["items"].as_array()?.iter();
+            pods.any(|pod| {
+                let container = &pod["status"]["containerStatuses"][0];
+                container["restartCount"].as_u64() > Some(0) && is(container)
+            })
+            .then_some(())
+        })
     }
 
     fn apply(&self, words: &[&str]) -> Result<()> {

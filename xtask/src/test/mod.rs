@@ -171,7 +171,7 @@ fn run_in_kubernetes(stories: Stories, object: &Path, filter: Option<&str>) -> R
         }
     };
     // First, while the server knows nothing of Warren: its kinds of object come and go in these.
-    let mut totals = units::run_with_server(object, filter)?;
+    let mut totals = units::run_with_server(&cluster, object, filter)?;
     totals.add(stories.run(Tier::Kubernetes, 1)?);
     // One that ran before goes on, with what the stories have put into it.
     if cluster.is_ours() {

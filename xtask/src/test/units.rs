@@ -34,7 +34,11 @@ pub(super) fn run(object: &Path, filter: Option<&str>) -> Result<Totals> {
 const NEEDS_SERVER: &str = "needs an API server: cargo xtask test --kubernetes";
 
 /// What needs an API server, in the cluster that runs.
-pub(super) fn run_with_server(object: &Path, filter: Option<&str>) -> Result<Totals> {
+pub(super) fn run_with_server(
+    cluster: &Running,
+    object: &Path,
+    filter: Option<&str>,
+) -> Result<Totals> {
     let mut cargo = workspace::cargo();
     cargo
         .env("WARREN_BPF_OBJECT", object)
@@ -48,7 +52,7 @@ pub(super) fn run_with_server(object: &Path, filter: Option<&str>) -> Result<Tot
         ])
         .args(["--test", "api", "--", "--ignored", "--test-threads=2"])
         .args(filter);
-    let mut totals = stream(&mut Running::within(&cargo))?;
+    let mut totals = stream(&mut cluster.within(&cargo))?;
     totals.made_up_for.push(NEEDS_SERVER);
     Ok(totals)
 }

@@ -57,8 +57,10 @@ fn lines(conditions: &Value) -> Vec<String> {
             text("reason"),
             text("lastTransitionTime").get(..10).unwrap_or_default(),
             condition["observedGeneration"],
-            // What is said when there is nothing to say; an empty one would be no help, and some servers refuse it.
-            if message.is_empty() || KINDS.contains(&(text("type").as_str(), message.as_str())) {
+            // What is said when there is nothing to say. Ours are never empty: that would be no help, and some servers refuse it.
+            if KINDS.contains(&(text("type").as_str(), message.as_str()))
+                || message.is_empty() && KINDS.iter().all(|(ours, _)| *ours != text("type"))
+            {
                 String::new()
             } else {
                 format!(": {message}")
