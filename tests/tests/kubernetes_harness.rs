@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use mesh_tests::eventually::eventually;
 use mesh_tests::kubernetes::kubectl::{Kubectl, Pod};
 use mesh_tests::kubernetes::load::{Load, Pace};
+use mesh_tests::kubernetes::manifests::{self, SPREAD, Servers};
 use mesh_tests::kubernetes::story::story;
 use mesh_tests::probe::Report;
 use serde_json::json;
@@ -15,55 +16,25 @@ use serde_json::json;
 const ROLLOUT: Duration = Duration::from_secs(90);
 
 /// Two replicas that echo on port 8080, one per node; a client on the first node; a service, and one without an address.
-const SHOP: &str = "
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: web}
-spec:
-  replicas: 2
-  selector: {matchLabels: {app: web}}
-  template:
-    metadata: {labels: {app: web}}
-    spec:
-      terminationGracePeriodSeconds: 1
-      topologySpreadConstraints:
-      - maxSkew: 1
-        topologyKey: kubernetes.io/hostname
-        whenUnsatisfiable: DoNotSchedule
-        labelSelector: {matchLabels: {app: web}}
-      containers:
-      - name: web
-        image: registry.local/probe:1
-        imagePullPolicy: Never
-        args: [serve, 8080=echo]
-        readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: client}
-spec:
-  nodeName: node1
-  terminationGracePeriodSeconds: 0
-  containers:
-  - name: client
-    image: registry.local/probe:1
-    imagePullPolicy: Never
-    command: [sleep, infinity]
----
-apiVersion: v1
-kind: Service
-metadata: {name: web}
-spec: {selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
----
-apiVersion: v1
-kind: Service
-metadata: {name: headless}
-spec: {clusterIP: None, selector: {app: web}, ports: [{port: 8080}]}
-";
+fn shop() -> String {
+    let spread = format!("terminationGracePeriodSeconds: 1, {SPREAD}");
+    let web = Servers {
+        spec: "replicas: 2",
+        pod: &spread,
+        ..Servers::ECHO
+    };
+    [
+        web.manifest(),
+        manifests::pod("client", "node1", "sleep, infinity"),
+        manifests::service("web", "web", 80, ""),
+        manifests::service("headless", "web", 8080, "clusterIP: None"),
+    ]
+    .concat()
+}
 
 /// Brings the shop up; gives the replicas.
 fn open(kubectl: &Kubectl) -> Result<Vec<Pod>> {
-    kubectl.apply(SHOP)?;
+    kubectl.apply(&shop())?;
     kubectl.rolled_out("deployment/web", ROLLOUT)?;
     kubectl.wait("condition=Ready", &["pod/client"], ROLLOUT)?;
     kubectl.ready_pods("app=web")

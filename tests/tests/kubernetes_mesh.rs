@@ -8,8 +8,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use mesh_tests::eventually::eventually;
 use mesh_tests::kubernetes::kubectl::Kubectl;
+use mesh_tests::kubernetes::manifests::{self, Servers, pod};
 use mesh_tests::kubernetes::mesh::{Mesh, ROLLOUT, dial};
-use mesh_tests::kubernetes::shop::{Shop, is_meshed, pod, restarts};
+use mesh_tests::kubernetes::shop::{Shop, is_meshed, restarts};
 use mesh_tests::kubernetes::story::story;
 use serde_json::Value;
 
@@ -17,30 +18,16 @@ use serde_json::Value;
 const WHILE: Duration = Duration::from_secs(2);
 
 /// One pod with a name of its own.
-const DATABASE: &str = "
-apiVersion: apps/v1
-kind: StatefulSet
-metadata: {name: db}
-spec:
-  serviceName: db
-  replicas: 1
-  selector: {matchLabels: {app: db}}
-  template:
-    metadata: {labels: {app: db}}
-    spec:
-      terminationGracePeriodSeconds: 1
-      containers:
-      - name: db
-        image: registry.local/probe:1
-        imagePullPolicy: Never
-        args: [serve, 8080=echo]
-        readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}
----
-apiVersion: v1
-kind: Service
-metadata: {name: db}
-spec: {clusterIP: None, selector: {app: db}, ports: [{port: 8080}]}
-";
+fn database() -> String {
+    let pods = Servers {
+        kind: "StatefulSet",
+        name: "db",
+        spec: "serviceName: db",
+        ..Servers::ECHO
+    };
+    let service = manifests::service("db", "db", 8080, "clusterIP: None");
+    pods.manifest() + &service
+}
 
 #[test]
 fn a_label_meshes_what_runs_and_nothing_fails() -> Result<()> {
@@ -92,7 +79,10 @@ fn the_first_packet_of_a_new_pod_is_captured() -> Result<()> {
         let mesh = Mesh::install(told.cluster)?;
         let shop = Shop::open(told)?;
         mesh.enable(told)?;
-        let to = shop.web;
+        let errand = |what: &str| {
+            let words = format!("warren-probe, dial, --to={}, --send={what}", shop.web);
+            manifests::container(what, &words, "")
+        };
         told.kubectl.apply(&format!(
             "
 apiVersion: batch/v1
@@ -104,17 +94,11 @@ spec:
     metadata: {{labels: {{app: errand}}}}
     spec:
       restartPolicy: Never
-      initContainers:
-      - name: first
-        image: registry.local/probe:1
-        imagePullPolicy: Never
-        args: [dial, --to={to}, --send=first]
-      containers:
-      - name: then
-        image: registry.local/probe:1
-        imagePullPolicy: Never
-        args: [dial, --to={to}, --send=then]
-"
+      initContainers: [{}]
+      containers: [{}]
+",
+            errand("first"),
+            errand("then")
         ))?;
         told.kubectl
             .wait("condition=Complete", &["job/errand"], ROLLOUT)
@@ -148,10 +132,7 @@ fn every_kind_of_destination_works() -> Result<()> {
     story("kinds", |told| {
         let mesh = Mesh::install(told.cluster)?;
         let shop = Shop::open(told)?;
-        let outside = told
-            .cluster
-            .kubectl()
-            .create_namespace("story-kinds-outside", &serde_json::json!({}))?;
+        let outside = told.another_namespace("outside", &serde_json::json!({}))?;
         outside.apply(&pod("stranger", "node2", "warren-probe, serve, 8080=echo"))?;
         outside.wait("condition=Ready", &["pod/stranger"], ROLLOUT)?;
         mesh.enable(told)?;
@@ -187,7 +168,7 @@ fn every_kind_of_destination_works() -> Result<()> {
             }
         }
         // Names that have no address of their own: of a headless service, and of one pod of a StatefulSet.
-        kubectl.apply(DATABASE)?;
+        kubectl.apply(&database())?;
         kubectl.rolled_out("statefulset/db", ROLLOUT)?;
         let addresses = |name: &str| -> Result<BTreeSet<IpAddr>> {
             let said = kubectl.exec("client", &["warren-probe", "resolve", name])?;
@@ -242,10 +223,7 @@ fn every_kind_of_destination_works() -> Result<()> {
             .args(["dial", "--to=127.0.0.1:18081", "--send=hello"])
             .run()?;
         ensure!(report.contains("\"received\":\"hello\""), "{report}");
-        forward.kill()?;
-        told.cluster
-            .kubectl()
-            .delete(&["namespace", "story-kinds-outside"])
+        forward.kill().map(drop)
     })
 }
 

@@ -11,8 +11,9 @@ use anyhow::{Context as _, Result, ensure};
 use mesh_tests::eventually::eventually;
 use mesh_tests::kubernetes::load::{Load, Pace};
 use mesh_tests::kubernetes::machine::Machine;
+use mesh_tests::kubernetes::manifests::pod;
 use mesh_tests::kubernetes::mesh::{Mesh, ROLLOUT, dial};
-use mesh_tests::kubernetes::shop::{LONGEST, Shop, is_meshed, pod};
+use mesh_tests::kubernetes::shop::{LONGEST, Shop, is_meshed};
 use mesh_tests::kubernetes::story::story;
 use serde_json::Value;
 
@@ -89,8 +90,7 @@ fn another_writer_of_the_network_configuration_is_got_along_with() -> Result<()>
 fn a_namespace_goes_with_everything_in_it() -> Result<()> {
     story("going", |told| {
         let mesh = Mesh::install(told.cluster)?;
-        let cluster = told.cluster.kubectl();
-        let going = cluster.create_namespace("story-going-first", &serde_json::json!({}))?;
+        let going = told.another_namespace("first", &serde_json::json!({}))?;
         going.apply(&pod("server", "node1", "warren-probe, serve, 8080=echo"))?;
         going.apply(&pod("client", "node2", "sleep, infinity"))?;
         going.wait("condition=Ready", &["pod/server", "pod/client"], ROLLOUT)?;
@@ -99,7 +99,7 @@ fn a_namespace_goes_with_everything_in_it() -> Result<()> {
         let report = dial(&going, "client", SocketAddr::new(address.parse()?, 8080))?;
         ensure!(report.received == "hello", "{report:?}");
 
-        cluster.run(&["delete", "namespace", "story-going-first", "--wait=false"])?;
+        going.run(&["delete", "namespace", "story-going-first", "--wait=false"])?;
         let names = |mesh: &Mesh<'_>| mesh.warren(&["get", "workloads", "--all-namespaces"]);
         eventually(
             "no workload of it is left",

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use mesh_tests::kubernetes::load::{Load, Pace};
+use mesh_tests::kubernetes::manifests::{self, Servers, pod};
 use mesh_tests::kubernetes::mesh::{AGENTS, CONTROLLERS, Mesh, ROLLOUT, SYSTEM, UPDATE, service};
-use mesh_tests::kubernetes::shop::{LONGEST, Shop, is_meshed, pod};
+use mesh_tests::kubernetes::shop::{LONGEST, Shop, is_meshed};
 use mesh_tests::kubernetes::story::{Story, story};
 
 /// 200 requests per second, on new connections and on kept ones, which end well before whatever serves them must.
@@ -26,37 +27,15 @@ const STEADY: Pace = Pace {
     connections: 20,
 };
 
-/// Servers that finish what they have accepted, without a hook: the listener is closed at once, as most servers do.
-const PATIENT: &str = "
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: patient}
-spec:
-  replicas: 2
-  selector: {matchLabels: {app: patient}}
-  strategy: {rollingUpdate: {maxSurge: 1, maxUnavailable: 0}}
-  template:
-    metadata: {labels: {app: patient}}
-    spec:
-      serviceAccountName: server
-      terminationGracePeriodSeconds: 20
-      containers:
-      - name: patient
-        image: registry.local/probe:1
-        imagePullPolicy: Never
-        args: [serve, --finish, 8080=echo]
-        readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}
----
-apiVersion: v1
-kind: Service
-metadata: {name: patient}
-spec: {selector: {app: patient}, ports: [{port: 80, targetPort: 8080}]}
-";
-
 /// Ends a load of which nothing may have failed.
 fn nothing_failed(load: Load, mesh: &Mesh<'_>, least: u64) -> Result<()> {
     let paced = load.stop()?;
-    ensure!(paced.failed() == 0, "{paced:?}\n{}", mesh.logs());
+    ensure!(
+        paced.failed() == 0,
+        "{paced:?}\n{}\n{}",
+        mesh.troubles(),
+        mesh.logs()
+    );
     ensure!(paced.connections > least, "{paced:?}");
     Ok(())
 }
@@ -80,7 +59,17 @@ fn servers_are_rolled_over_and_nothing_fails() -> Result<()> {
         let mesh = Mesh::install(told.cluster)?;
         let shop = Shop::open(told)?;
         let kubectl = &told.kubectl;
-        kubectl.apply(PATIENT)?;
+        // They finish what they have accepted, without a hook: the listener is closed at once, as most servers do.
+        let patient = Servers {
+            name: "patient",
+            spec: "replicas: 2
+                   strategy: {rollingUpdate: {maxSurge: 1, maxUnavailable: 0}}",
+            pod: "serviceAccountName: server, terminationGracePeriodSeconds: 20",
+            words: "warren-probe, serve, --finish, 8080=echo",
+            ..Servers::ECHO
+        };
+        kubectl.apply(&patient.manifest())?;
+        kubectl.apply(&manifests::service("patient", "patient", 80, ""))?;
         kubectl.rolled_out("deployment/patient", ROLLOUT)?;
         mesh.enable(told)?;
         let patient = service(kubectl, "patient")?;
@@ -105,6 +94,11 @@ fn nodes_are_updated_and_nothing_fails() -> Result<()> {
         let load = Load::start(shop.kubectl, "client", shop.web, STEADY, LONGEST)?;
         mesh.system
             .run(&["rollout", "restart", "daemonset/warren-node"])?;
+        // Also a load that begins while there is no agent to ask for anything.
+        mesh.system.until("an agent has gone", UPDATE, |_| {
+            Ok(agent(&mesh, "node1").is_err() || agent(&mesh, "node2").is_err())
+        })?;
+        let late = Load::start(shop.kubectl, "client", shop.web, STEADY, LONGEST)?;
         mesh.system.rolled_out("daemonset/warren-node", UPDATE)?;
         let after = [agent(&mesh, "node1")?, agent(&mesh, "node2")?];
         ensure!(
@@ -113,6 +107,7 @@ fn nodes_are_updated_and_nothing_fails() -> Result<()> {
         );
         shop.says("under new agents")?;
         nothing_failed(load, &mesh, 200)?;
+        nothing_failed(late, &mesh, 50)?;
         mesh.flow(
             "meshed as before",
             told.kubectl.namespace(),
@@ -195,10 +190,7 @@ fn without_an_agent_pods_of_the_mesh_wait_and_others_do_not() -> Result<()> {
         let mesh = Mesh::install(told.cluster)?;
         let shop = Shop::open(told)?;
         mesh.enable(told)?;
-        let outside = told
-            .cluster
-            .kubectl()
-            .create_namespace("story-waiting-outside", &serde_json::json!({}))?;
+        let outside = told.another_namespace("outside", &serde_json::json!({}))?;
         let agents = |selector: &str| {
             let patch = format!(
                 r#"{{"spec": {{"template": {{"spec": {{"nodeSelector": {selector}}}}}}}}}"#
@@ -228,10 +220,7 @@ fn without_an_agent_pods_of_the_mesh_wait_and_others_do_not() -> Result<()> {
         result?;
         told.kubectl
             .wait("condition=Ready", &["pod/late"], UPDATE)
-            .with_context(|| mesh.logs())?;
-        told.cluster
-            .kubectl()
-            .delete(&["namespace", "story-waiting-outside"])
+            .with_context(|| mesh.logs())
     })
 }
 

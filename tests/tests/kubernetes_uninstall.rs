@@ -8,6 +8,7 @@ use anyhow::{Result, ensure};
 use mesh_tests::delivery::{file, helm};
 use mesh_tests::kubernetes::kubectl::Kubectl;
 use mesh_tests::kubernetes::load::{Load, Pace};
+use mesh_tests::kubernetes::manifests::{self, Servers};
 use mesh_tests::kubernetes::mesh::{Mesh, ROLLOUT, SYSTEM, dial, service};
 use mesh_tests::kubernetes::story::{Story, nobody_leaves, story};
 use mesh_tests::kubernetes::traces::Traces;
@@ -23,40 +24,18 @@ const NEW: Pace = Pace {
 };
 
 /// A server on each node, and a client on the first.
-const SHOP: &str = "
-apiVersion: apps/v1
-kind: DaemonSet
-metadata: {name: web}
-spec:
-  selector: {matchLabels: {app: web}}
-  template:
-    metadata: {labels: {app: web}}
-    spec:
-      terminationGracePeriodSeconds: 1
-      containers:
-      - name: web
-        image: registry.local/probe:1
-        imagePullPolicy: Never
-        args: [serve, 8080=echo]
-        readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: client}
-spec:
-  nodeName: node1
-  terminationGracePeriodSeconds: 0
-  containers:
-  - name: client
-    image: registry.local/probe:1
-    imagePullPolicy: Never
-    command: [sleep, infinity]
----
-apiVersion: v1
-kind: Service
-metadata: {name: web}
-spec: {selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
-";
+fn shop() -> String {
+    let web = Servers {
+        kind: "DaemonSet",
+        ..Servers::ECHO
+    };
+    [
+        web.manifest(),
+        manifests::pod("client", "node1", "sleep, infinity"),
+        manifests::service("web", "web", 80, ""),
+    ]
+    .concat()
+}
 
 /// Of a kind that goes with its definition.
 const POLICY: &str = "
@@ -71,7 +50,7 @@ fn open(told: &Story<'_>) -> Result<(SocketAddr, Traces)> {
     // Earlier stories leave it installed.
     warren(told, &["uninstall", "--kubernetes", "--crds"])?;
     nobody_leaves(told.cluster)?;
-    told.kubectl.apply(SHOP)?;
+    told.kubectl.apply(&shop())?;
     told.kubectl.rolled_out("daemonset/web", ROLLOUT)?;
     told.kubectl
         .wait("condition=Ready", &["pod/client"], ROLLOUT)?;

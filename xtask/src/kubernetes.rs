@@ -92,7 +92,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 }
 
 /// Whether what clusters are brought up from has been made; the binaries of the tests' package have been built.
-pub(crate) fn is_made() -> Result<bool> {
+fn is_made() -> Result<bool> {
     let check = helper()
         .args(["setup", "--check"])
         .output()

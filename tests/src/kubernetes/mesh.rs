@@ -148,6 +148,13 @@ impl<'a> Mesh<'a> {
             .map(drop)
     }
 
+    /// Connections of the last minute that did not go well: for errors.
+    pub fn troubles(&self) -> String {
+        let words = ["flows", "-A", "--since=1m", "--not", "--verdict=allowed"];
+        let said = self.warren(&words);
+        said.unwrap_or_else(|error| format!("{error:#}\n"))
+    }
+
     /// What its parts have written last: for errors.
     pub fn logs(&self) -> String {
         let mut text = self.system.describe_pods();

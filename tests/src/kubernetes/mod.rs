@@ -23,6 +23,7 @@ pub mod layout;
 pub mod leak;
 pub mod load;
 pub mod machine;
+pub mod manifests;
 pub mod mesh;
 pub mod network;
 pub mod pki;

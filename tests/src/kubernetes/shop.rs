@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::kubectl::{Kubectl, Pod};
 use super::load::{Load, Pace};
+use super::manifests::{self, SPREAD, Servers};
 use super::mesh::{ROLLOUT, dial, service};
 use super::story::Story;
 
@@ -15,62 +16,24 @@ use super::story::Story;
 pub const LONGEST: Duration = Duration::from_secs(360);
 
 /// Two servers, one per node, that echo; a client on the first node; a service, and one without an address.
-const SHOP: &str = "
-apiVersion: v1
-kind: ServiceAccount
-metadata: {name: server}
----
-apiVersion: v1
-kind: ServiceAccount
-metadata: {name: client}
----
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: web}
-spec:
-  replicas: 2
-  selector: {matchLabels: {app: web}}
-  template:
-    metadata: {labels: {app: web}}
-    spec:
-      serviceAccountName: server
-      terminationGracePeriodSeconds: 1
-      topologySpreadConstraints:
-      - maxSkew: 1
-        topologyKey: kubernetes.io/hostname
-        whenUnsatisfiable: DoNotSchedule
-        labelSelector: {matchLabels: {app: web}}
-      containers:
-      - name: web
-        image: registry.local/probe:1
-        imagePullPolicy: Never
-        args: [serve, 8080=echo, 9090=echo]
-        readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}
-        livenessProbe: {exec: {command: [/bin/true]}, periodSeconds: 1}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: client}
-spec:
-  nodeName: node1
-  serviceAccountName: client
-  terminationGracePeriodSeconds: 0
-  containers:
-  - name: client
-    image: registry.local/probe:1
-    imagePullPolicy: Never
-    command: [sleep, infinity]
----
-apiVersion: v1
-kind: Service
-metadata: {name: web}
-spec: {selector: {app: web}, ports: [{name: web, port: 80, targetPort: 8080}]}
----
-apiVersion: v1
-kind: Service
-metadata: {name: headless}
-spec: {clusterIP: None, selector: {app: web}, ports: [{port: 8080}]}
-";
+fn manifest() -> String {
+    let spread = format!("serviceAccountName: server, terminationGracePeriodSeconds: 1, {SPREAD}");
+    let web = Servers {
+        spec: "replicas: 2",
+        pod: &spread,
+        words: "warren-probe, serve, 8080=echo, 9090=echo",
+        container: "livenessProbe: {exec: {command: [/bin/true]}, periodSeconds: 1}",
+        ..Servers::ECHO
+    };
+    [
+        manifests::accounts(&["server", "client"]),
+        web.manifest(),
+        manifests::pod_as("client", "node1", "sleep, infinity", "client"),
+        manifests::service("web", "web", 80, ""),
+        manifests::service("headless", "web", 8080, "clusterIP: None"),
+    ]
+    .concat()
+}
 
 /// The shop, running.
 pub struct Shop<'a> {
@@ -84,7 +47,7 @@ impl<'a> Shop<'a> {
     /// Brings it up.
     pub fn open(told: &'a Story<'_>) -> Result<Self> {
         let kubectl = &told.kubectl;
-        kubectl.apply(SHOP)?;
+        kubectl.apply(&manifest())?;
         kubectl.rolled_out("deployment/web", ROLLOUT)?;
         kubectl.wait("condition=Ready", &["pod/client"], ROLLOUT)?;
         let web = service(kubectl, "web")?;
@@ -125,23 +88,4 @@ pub fn restarts(kubectl: &Kubectl) -> Result<u64> {
 /// Whether a flow was carried under mutual TLS.
 pub fn is_meshed(flow: &Value) -> bool {
     flow["transport"] == "mutual_tls" && flow["verdict"] == "allowed"
-}
-
-/// A pod of the probe's image that does one thing, somewhere.
-pub fn pod(name: &str, node: &str, words: &str) -> String {
-    format!(
-        "
-apiVersion: v1
-kind: Pod
-metadata: {{name: {name}, labels: {{app: {name}}}}}
-spec:
-  nodeName: {node}
-  terminationGracePeriodSeconds: 0
-  containers:
-  - name: main
-    image: registry.local/probe:1
-    imagePullPolicy: Never
-    command: [{words}]
-"
-    )
 }

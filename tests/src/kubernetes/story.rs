@@ -12,6 +12,7 @@
 //! }
 //! ```
 
+use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -19,7 +20,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::cache::Cache;
 use super::cluster::{Cluster, Origin, down};
@@ -39,6 +40,21 @@ pub struct Story<'a> {
     pub cluster: &'a Cluster,
     /// `kubectl` in the story's own namespace.
     pub kubectl: Kubectl,
+    /// Those that it has made besides.
+    others: RefCell<Vec<Kubectl>>,
+}
+
+impl Story<'_> {
+    /// `kubectl` in a further namespace, which goes with the story, too.
+    pub fn another_namespace(&self, name: &str, labels: &Value) -> Result<Kubectl> {
+        let name = format!("{}-{name}", self.kubectl.namespace());
+        let kubectl = self.cluster.kubectl();
+        // Of a run that was interrupted.
+        kubectl.delete(&["namespace", &name])?;
+        let other = kubectl.create_namespace(&name, labels)?;
+        self.others.borrow_mut().push(other.clone());
+        Ok(other)
+    }
 }
 
 /// Tells a story in the cluster that runs, or else in one of its own.
@@ -75,6 +91,7 @@ fn in_namespace(
     let story = Story {
         cluster,
         kubectl: kubectl.create_namespace(&namespace, &json!({}))?,
+        others: RefCell::default(),
     };
     // Ends with the sender, that is with the story.
     let (_running, ended) = channel::<()>();
@@ -86,15 +103,26 @@ fn in_namespace(
     if told.is_err() {
         eprintln!("{}\n{}", story.kubectl.describe_pods(), cluster.logs());
     }
-    let left = leave(&story.kubectl);
-    told.and(left)
+    story
+        .others
+        .borrow()
+        .iter()
+        .chain([&story.kubectl])
+        .map(leave)
+        .fold(told, Result::and)
 }
 
 /// Everything goes in its own time, which is a minute where kubelet is old; no story waits for those before it, unless it
 /// has to: [`nobody_leaves`].
 fn leave(kubectl: &Kubectl) -> Result<()> {
     let namespace = kubectl.namespace();
-    kubectl.run(&["delete", "namespace", namespace, "--wait=false"])?;
+    kubectl.run(&[
+        "delete",
+        "namespace",
+        namespace,
+        "--wait=false",
+        "--ignore-not-found",
+    ])?;
     // Now that nothing is made anew: most programs do not know that they are asked to end.
     let hurry = [
         "delete",

@@ -9,7 +9,7 @@ use mesh_proxy::link::SocketKind;
 /// Over which time demand is measured.
 const WINDOW: Duration = Duration::from_secs(1);
 
-/// Demand that is older than this says nothing.
+/// Demand that is older than this says nothing about the next minute.
 const STALE: Duration = Duration::from_secs(30);
 
 /// For how long a worker shall do without an agent at its present rate, and the most sockets of one kind that one workload
@@ -17,7 +17,7 @@ const STALE: Duration = Duration::from_secs(30);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Absence {
     seconds: f64,
-    /// Where there was any demand of late: it may only just have begun.
+    /// Also where there is no demand: it may begin as soon as the agent is gone.
     least: usize,
     most: usize,
 }
@@ -25,7 +25,7 @@ pub(super) struct Absence {
 /// A restart takes about a second.
 pub(super) const RESTART: Absence = Absence {
     seconds: 3.0,
-    least: 16,
+    least: 64,
     most: 4_096,
 };
 
@@ -33,12 +33,15 @@ pub(super) const RESTART: Absence = Absence {
 /// where kubelet is old.
 pub(super) const REPLACEMENT: Absence = Absence {
     seconds: 90.0,
-    least: 64,
+    least: 1_024,
     most: 16_384,
 };
 
 /// Most sockets for all workloads together, the busiest first: each costs the kernel some 3 KiB.
 const MOST_IN_ALL: usize = 32_768;
+
+/// Of all, half is for demand that has not begun. Where workloads are many each has less, but never under this.
+const FEWEST: usize = 16;
 
 /// Demand of less time than this says little about a second.
 const SHORTEST: Duration = Duration::from_millis(250);
@@ -64,11 +67,6 @@ impl Demand {
         kind: SocketKind,
         count: usize,
     ) {
-        if !self.0.contains_key(&(workload, kind)) {
-            // Workloads come and go.
-            self.0
-                .retain(|_, rate| now.duration_since(rate.since) < STALE);
-        }
         let rate = self.0.entry((workload, kind)).or_insert(Rate {
             since: now,
             asked: 0,
@@ -83,35 +81,54 @@ impl Demand {
         rate.asked += count;
     }
 
-    /// What is to be given before the agent is gone.
+    /// A workload has left.
+    pub(super) fn forget(&mut self, workload: WorkloadId) {
+        self.0.retain(|(of, _), _| *of != workload);
+    }
+
+    /// What is to be given before the agent is gone, to a worker that may have so many open files.
     pub(super) fn in_advance(
         &self,
         now: Instant,
         absence: Absence,
+        files: usize,
     ) -> Vec<(WorkloadId, SocketKind, usize)> {
         let Absence {
             seconds,
             least,
             most,
         } = absence;
+        // Connections need files, too.
+        let in_all = MOST_IN_ALL.min(files / 2);
+        let share = in_all / 2 / self.0.len().max(1);
+        let least = share.clamp(FEWEST, least);
         let mut given: Vec<(WorkloadId, SocketKind, usize)> = self
             .0
             .iter()
-            .filter(|(_, rate)| now.duration_since(rate.since) < STALE)
             .map(|((workload, kind), rate)| {
-                let age = now.duration_since(rate.since).clamp(SHORTEST, WINDOW);
-                let rate = rate.before.max(rate.asked as f64 / age.as_secs_f64());
-                let count = (rate * seconds) as usize;
+                let count = (rate.per_second(now) * seconds) as usize;
                 (*workload, *kind, count.clamp(least, most))
             })
             .collect();
         given.sort_unstable_by_key(|(_, _, count)| std::cmp::Reverse(*count));
-        let mut left = MOST_IN_ALL;
+        let mut left = in_all;
         for (_, _, count) in &mut given {
             *count = (*count).min(left.max(least));
             left = left.saturating_sub(*count);
         }
         given
+    }
+}
+
+impl Rate {
+    /// What it is now.
+    fn per_second(&self, now: Instant) -> f64 {
+        let age = now.duration_since(self.since);
+        if age >= STALE {
+            return 0.0;
+        }
+        let age = age.clamp(SHORTEST, WINDOW);
+        self.before.max(self.asked as f64 / age.as_secs_f64())
     }
 }
 
@@ -126,8 +143,10 @@ mod tests {
         ipv6: false,
     };
 
+    const FILES: usize = 1_048_576;
+
     #[test]
-    fn a_busy_workload_is_given_three_seconds_worth_and_an_idle_one_nothing() {
+    fn a_busy_workload_is_given_three_seconds_worth_and_an_idle_one_the_least() {
         let mut demand = Demand::default();
         let start = Instant::now();
         for step in 0..20 {
@@ -139,10 +158,13 @@ mod tests {
             );
         }
         let now = start + Duration::from_secs(2);
-        let given = demand.in_advance(now, RESTART);
+        let given = demand.in_advance(now, RESTART, FILES);
         assert_eq!(given.len(), 1);
         assert!((1_000..2_000).contains(&given[0].2), "{given:?}");
-        assert!(demand.in_advance(now + STALE, RESTART).is_empty());
+        let idle = demand.in_advance(now + STALE, RESTART, FILES);
+        assert_eq!(idle[0].2, RESTART.least);
+        demand.forget(WorkloadId(1));
+        assert!(demand.in_advance(now, RESTART, FILES).is_empty());
     }
 
     #[test]
@@ -152,7 +174,7 @@ mod tests {
         demand.asked(now, WorkloadId(1), KIND, 1);
         demand.asked(now, WorkloadId(2), KIND, 100_000);
         let mut given: Vec<usize> = demand
-            .in_advance(now, RESTART)
+            .in_advance(now, RESTART, FILES)
             .into_iter()
             .map(|(_, _, count)| count)
             .collect();
@@ -168,15 +190,16 @@ mod tests {
             demand.asked(now, WorkloadId(number), KIND, 100_000);
         }
         demand.asked(now, WorkloadId(101), KIND, 1);
-        let given = demand.in_advance(now, REPLACEMENT);
+        let given = demand.in_advance(now, REPLACEMENT, FILES);
         let sum: usize = given.iter().map(|(_, _, count)| count).sum();
-        assert!(sum <= MOST_IN_ALL + 101 * REPLACEMENT.least, "{sum}");
+        assert!(sum <= MOST_IN_ALL * 3 / 2, "{sum}");
         assert_eq!(given[0].2, REPLACEMENT.most);
-        assert!(
-            given
-                .iter()
-                .all(|(_, _, count)| *count >= REPLACEMENT.least)
-        );
+        let least = MOST_IN_ALL / 2 / 101;
+        assert!(given.iter().all(|(_, _, count)| *count >= least));
+
+        let given = demand.in_advance(now, REPLACEMENT, 4_096);
+        let sum: usize = given.iter().map(|(_, _, count)| count).sum();
+        assert!(sum <= 2_048 + 101 * FEWEST, "{sum}");
     }
 
     #[test]
@@ -186,6 +209,6 @@ mod tests {
         demand.asked(start, WorkloadId(1), KIND, 10);
         let now = start + Duration::from_millis(500);
         // 20 per second, for 90 s.
-        assert_eq!(demand.in_advance(now, REPLACEMENT)[0].2, 1_800);
+        assert_eq!(demand.in_advance(now, REPLACEMENT, FILES)[0].2, 1_800);
     }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use mesh_core::policy::MtlsMode;
 use mesh_core::snapshot::World;
 use mesh_proxy::link::ToWorker;
+use nix::sys::resource::{Resource, getrlimit};
 use tokio::sync::oneshot;
 
 use super::{Node, demand};
@@ -177,7 +178,10 @@ impl Node {
             Some(_) => demand::REPLACEMENT,
             None => demand::RESTART,
         };
-        let given = self.state.demand.in_advance(Instant::now(), away);
+        // The worker's limit is the agent's.
+        let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(limit, _)| limit);
+        let files = usize::try_from(files).unwrap_or(usize::MAX);
+        let given = self.state.demand.in_advance(Instant::now(), away, files);
         for (workload, kind, count) in given {
             self.give_sockets(workload, kind, count);
         }
