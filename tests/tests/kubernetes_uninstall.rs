@@ -96,6 +96,14 @@ fn everything_is_as_before_and_nobody_notices() -> Result<()> {
         let paced = load.stop()?;
         ensure!(paced.failed() == 0, "{paced:?}\n{said}");
         ensure!(paced.connections > 50, "{paced:?}");
+        // Whoever leaves dials in clear: nobody may be strict any more.
+        let at =
+            |what: &str| -> Vec<usize> { said.match_indices(what).map(|(at, _)| at).collect() };
+        let (open, clean) = (at(" refuses nobody."), at(" is clean."));
+        ensure!(
+            open.len() == 2 && clean.len() == 2 && open < clean,
+            "{said}"
+        );
 
         is_gone(told, web)?;
         Traces::take(told.cluster)?.as_before(&before)?;

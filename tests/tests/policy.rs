@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use mesh_tests::cluster::Cluster;
 use mesh_tests::cluster::capture::MARKER;
 use mesh_tests::cluster::node::Node;
@@ -315,6 +315,36 @@ fn plaintext_from_outside_is_refused_unless_permitted() -> Result<()> {
         let report = outsider.dial(shop.server.at(9100), "plain", "hello")?;
         ensure!(report.received.is_empty(), "{report:?}");
         Ok(())
+    })
+}
+
+#[test]
+fn a_node_that_is_to_be_uninstalled_refuses_nobody() -> Result<()> {
+    story(&[], |cluster| {
+        let (shop, other) = shop_with_other(cluster)?;
+        let outsider = cluster.outsider()?;
+        cluster.configuration().policy(
+            "callers",
+            json!({"service": "web"}),
+            json!([rule("client-only", "allow", "client")]),
+        );
+        cluster.apply()?;
+        let plain = || outsider.dial(shop.server.at(8080), "plain", "hello");
+        ensure!(plain()?.received.is_empty() && !works(&other, &shop)?);
+
+        let socket = shop.b.socket();
+        let run_dir = socket.parent().context("it is in a folder")?;
+        let run_dir = format!("--run-dir={}", run_dir.display());
+        let opened = shop.b.cli(&["uninstall", "--on-node=open", &run_dir])?;
+        ensure!(opened.code == 0, "{}", opened.stderr);
+        ensure!(plain()?.received == "hello", "it comes in clear");
+        ensure!(works(&other, &shop)?, "no rule allows it");
+        // Nothing goes in clear that did not before.
+        shop.b
+            .wait_flow("as encrypted as ever", &["--from=other"], |flow| {
+                flow.verdict == "allowed" && flow.transport == "mutual_tls"
+            })
+            .map(drop)
     })
 }
 

@@ -34,6 +34,8 @@ const REFRESH: Duration = Duration::from_millis(100);
 pub(crate) enum Command {
     /// Look at everything now, for a person or a scraper who wants to see it.
     Look(oneshot::Sender<()>),
+    /// Refuse nobody: an uninstall is to follow.
+    Open(oneshot::Sender<Result<(), Problem>>),
     /// Take everything away and end.
     Uninstall(oneshot::Sender<Result<Vec<String>, Problem>>),
     /// A container runtime announces a pod, and waits for it to be enforced.
@@ -261,6 +263,10 @@ impl server::Node for View {
 
     fn explain(&self, source: &str, destination: &str) -> Result<Explanation, Problem> {
         describe::explain(&self.snapshot.load(), source, destination)
+    }
+
+    fn open(&self) -> impl Future<Output = Result<(), Problem>> + Send {
+        self.ask(Command::Open)
     }
 
     fn uninstall(&self) -> impl Future<Output = Result<Vec<String>, Problem>> + Send {

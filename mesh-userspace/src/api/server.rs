@@ -39,6 +39,8 @@ pub(crate) trait Node: Send + Sync + 'static {
     /// The flows of the past that are meant, and those to come.
     fn flows(&self, query: &FlowQuery) -> (Vec<Arc<Flow>>, broadcast::Receiver<Arc<Flow>>);
     fn explain(&self, source: &str, destination: &str) -> Result<Explanation, Problem>;
+    /// Opens the mesh, for an uninstall of a whole cluster: until it follows nobody is refused. Answers when that holds.
+    fn open(&self) -> impl Future<Output = Result<(), Problem>> + Send;
     /// Takes every trace of the mesh from the node; the agent exits afterwards. Gives what was removed, in words.
     fn uninstall(&self) -> impl Future<Output = Result<Vec<String>, Problem>> + Send;
     /// A container runtime announces a pod. Answers when the mesh is enforced for it, or it has nothing to do with it.
@@ -84,6 +86,7 @@ fn of_the_node<N: Node>(node: Arc<N>) -> Router {
         .route(wire::CHECK, post(check_pod::<N>))
         .route(HAND_OVER, post(hand_over::<N>))
         .route(ANNOUNCE, post(announce::<N>))
+        .route("/v1/open", post(open::<N>))
         .route("/v1/uninstall", post(uninstall::<N>))
         .with_state(Arc::clone(&node));
     router(node).merge(own)
@@ -163,6 +166,13 @@ async fn explain<N: Node>(
     match node.explain(&query.source, &query.destination) {
         Ok(explanation) => Json(explanation).into_response(),
         Err(problem) => (StatusCode::BAD_REQUEST, Json(problem)).into_response(),
+    }
+}
+
+async fn open<N: Node>(State(node): State<Arc<N>>) -> Response {
+    match node.open().await {
+        Ok(()) => Json(()).into_response(),
+        Err(problem) => (StatusCode::INTERNAL_SERVER_ERROR, Json(problem)).into_response(),
     }
 }
 

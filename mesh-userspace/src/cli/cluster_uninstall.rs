@@ -111,6 +111,14 @@ impl Api<'_> {
         })
     }
 
+    fn daemon_sets(&self) -> String {
+        format!("/apis/apps/v1/namespaces/{}/daemonsets", self.namespace)
+    }
+
+    fn daemon_set(&self, name: &str) -> String {
+        format!("{}/{name}", self.daemon_sets())
+    }
+
     /// Pods of ours, by their component.
     async fn pods(&self, component: &str) -> Result<Vec<Value>, ClientError> {
         let selector = format!(

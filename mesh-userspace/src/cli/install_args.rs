@@ -61,9 +61,13 @@ pub(crate) struct ClusterUninstallArgs {
     pub(crate) on_node: Option<OnNode>,
 }
 
-/// The steps of a cleaning pod.
+/// What the pods do that `warren uninstall --kubernetes` runs on every node.
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
 pub(crate) enum OnNode {
+    /// Have the agent refuse nobody from now on
+    Open,
+    /// Do nothing until told to end
+    Wait,
     /// Give everything back, and keep agents from taking it again
     Clean,
     /// Stay until the agents are gone

@@ -62,6 +62,8 @@ pub(crate) async fn run(
 ) -> Result<Exit, CliError> {
     let node = Node::new(args);
     match step {
+        OnNode::Open => node.open(context).await,
+        OnNode::Wait => until_ended().map(|()| Exit::Ok),
         OnNode::Clean => node.clean(context).await,
         OnNode::Stay => node.stay(),
     }
@@ -100,6 +102,19 @@ impl Node {
         }
     }
 
+    /// Has the agent open the mesh. Without one nothing can, and nothing must: connections go on as they are until this node
+    /// is cleaned.
+    async fn open(&self, context: &mut Context<'_>) -> Result<Exit, CliError> {
+        match self.agent().post::<()>("open").await {
+            Ok(()) => say(context, &["the mesh is open".to_owned()])?,
+            Err(ClientError::Unreachable { .. } | ClientError::Broken { .. }) => {
+                eprintln!("there is no agent that could open the mesh");
+            }
+            Err(error) => eprintln!("the agent does not open the mesh: {error}"),
+        }
+        Ok(Exit::Ok)
+    }
+
     /// Gives everything back, and makes sure that it stays so.
     async fn clean(&self, context: &mut Context<'_>) -> Result<Exit, CliError> {
         let mark = self.run_dir.join(MARK);
@@ -128,10 +143,13 @@ impl Node {
         }
     }
 
+    fn agent(&self) -> Client {
+        Client::of_node(&self.run_dir.join(crate::api::SOCKET_NAME), PATIENCE)
+    }
+
     /// An agent that runs knows how to leave while connections go on.
     async fn let_agent_leave(&self, context: &mut Context<'_>) -> Result<(), CliError> {
-        let agent = Client::of_node(&self.run_dir.join(crate::api::SOCKET_NAME), PATIENCE);
-        match agent.post::<Vec<String>>("uninstall").await {
+        match self.agent().post::<Vec<String>>("uninstall").await {
             Ok(done) => say(context, &done),
             Err(ClientError::Unreachable { .. } | ClientError::Broken { .. }) => Ok(()),
             Err(error) => {

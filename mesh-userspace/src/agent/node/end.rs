@@ -4,12 +4,11 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use mesh_core::policy::MtlsMode;
-use mesh_core::snapshot::World;
 use mesh_proxy::link::ToWorker;
 use nix::sys::resource::{Resource, getrlimit};
 use tokio::sync::oneshot;
 
+use super::open::PATIENCE;
 use super::{Node, demand};
 use crate::agent::supervise::{Outgoing, chain};
 use crate::agent::view::HandedOver;
@@ -72,9 +71,7 @@ impl Ending {
     }
 }
 
-/// Before everything is taken away, the mesh is opened, so that it makes no difference who leaves first: a dial from a
-/// workload that has left to one that has not would be refused for coming in clear, and the other way round there would
-/// be no tunnel to join.
+/// Everything is about to be taken away: first the mesh is opened, see [`super::open`].
 #[derive(Debug)]
 pub(super) struct Opening {
     answer: oneshot::Sender<Result<Vec<String>, Problem>>,
@@ -82,20 +79,11 @@ pub(super) struct Opening {
     generation: u64,
     /// When it is taken for applied, whatever the worker says.
     patience_ends: Instant,
-    /// Until then the other nodes of a cluster, which nobody makes wait for each other, are given time to open theirs: from
-    /// here on this node's workloads dial in clear, and a node that is strict would refuse them.
-    others_open_at: Instant,
     /// When the dials that were on their way have arrived; `None`: dials are still captured.
     settled_at: Option<Instant>,
 }
 
 impl Opening {
-    /// How long the worker may take to apply the open world.
-    const PATIENCE: Duration = Duration::from_secs(1);
-
-    /// Within how long all nodes of a cluster begin, where the image is there: it is the agent's.
-    const OTHERS: Duration = Duration::from_secs(8);
-
     /// How long a dial that was captured may take to arrive.
     const SETTLE: Duration = Duration::from_millis(300);
 }
@@ -110,27 +98,13 @@ impl Node {
             return;
         }
         tracing::info!("uninstalling: the mesh is opened");
-        let now = Instant::now();
-        let others = match self.cluster {
-            Some(_) => Opening::OTHERS,
-            None => Duration::ZERO,
-        };
         self.state.opening = Some(Opening {
             answer,
             generation: self.state.generation + 1,
-            patience_ends: now + Opening::PATIENCE,
-            others_open_at: now + others,
+            patience_ends: Instant::now() + PATIENCE,
             settled_at: None,
         });
         self.publish();
-    }
-
-    /// The world in which nobody is refused.
-    pub(super) fn opened(mut world: World) -> World {
-        world.default_mtls = MtlsMode::Permissive;
-        world.mtls.clear();
-        world.policies.clear();
-        world
     }
 
     /// Goes on with taking everything away: first dials are captured no longer, then everybody leaves.
@@ -142,7 +116,7 @@ impl Node {
         match opening.settled_at {
             None => {
                 let waits = self.state.worker.is_some() && applied < opening.generation;
-                if waits && now < opening.patience_ends || now < opening.others_open_at {
+                if waits && now < opening.patience_ends {
                     return;
                 }
                 opening.settled_at = Some(now + Opening::SETTLE);

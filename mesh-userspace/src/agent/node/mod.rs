@@ -3,7 +3,7 @@
 //!
 //! [`world`] publishes what the configuration says, [`worker`] keeps a worker running and hears it, [`demand`] measures
 //! what it needs, [`pods`] answers the runtimes of containers, [`cluster`] is what else there is to do in one, [`end`] is how
-//! it ends.
+//! it ends, and [`open`] what an uninstall begins with.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -34,10 +34,12 @@ use crate::cli::args::OnStop;
 use crate::memory;
 use demand::Demand;
 use end::{Ending, Opening};
+use open::Open;
 
 mod cluster;
 mod demand;
 pub(crate) mod end;
+mod open;
 pub(crate) mod pods;
 mod show;
 mod worker;
@@ -110,6 +112,8 @@ struct State {
     /// Workers of earlier agents were told to drain.
     predecessors_told: bool,
     ending: Option<Ending>,
+    /// An uninstall was announced.
+    open: Option<Open>,
     /// Everything is about to be taken away.
     opening: Option<Opening>,
     looked_at: Instant,
@@ -266,6 +270,7 @@ impl Node {
                 identities_told_at: None,
                 predecessors_told: false,
                 ending: None,
+                open: None,
                 opening: None,
                 looked_at: now,
                 maintained_at: now,
@@ -327,6 +332,7 @@ impl Node {
         self.advance(now);
         self.tend_pods(now);
         self.tend_worker(now)?;
+        self.tend_open(now);
         self.tend_uninstall(now);
         self.flush_drops(now);
         if now.duration_since(self.state.looked_at) >= LOOK {
@@ -383,6 +389,7 @@ impl Node {
                 // An error says that nobody waits any more.
                 done.send(()).unwrap_or_default();
             }
+            Command::Open(answer) => self.open(answer),
             Command::Uninstall(answer) => self.uninstall(answer),
             Command::AddPod(request, answer) => self.pod_added(request, answer),
             Command::RemovePod(request, done) => {

@@ -133,11 +133,7 @@ impl Node {
         let world = self
             .configuration
             .world(generation, &self.state.enrolments.addresses());
-        let world = match &self.state.opening {
-            Some(_) => Self::opened(world),
-            None => world,
-        };
-        let snapshot = Arc::new(Snapshot::new(world));
+        let snapshot = Arc::new(Snapshot::new(self.as_open(world)));
         let captured = self.capture(&snapshot);
         self.view.snapshot.store(Arc::clone(&snapshot));
         self.say(Outgoing::World(snapshot));

@@ -39,6 +39,10 @@ impl Node for Fake {
             "{source} and {destination} are not known"
         )))
     }
+    async fn open(&self) -> Result<(), Problem> {
+        Ok(())
+    }
+
     async fn uninstall(&self) -> Result<Vec<String>, Problem> {
         Ok(vec!["gone".to_owned()])
     }
@@ -113,6 +117,7 @@ async fn questions_and_refusals_arrive() {
     let (_node, client, _folder) = pair().await;
     let list: List<Workload> = client.get("workloads", None).await.expect("a list");
     assert_eq!(list.kind, "WorkloadList");
+    client.post::<()>("open").await.expect("open");
     let done: Vec<String> = client.post("uninstall").await.expect("done");
     assert_eq!(done, ["gone"]);
     let error = client

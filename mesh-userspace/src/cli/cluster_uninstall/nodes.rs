@@ -1,9 +1,12 @@
 //! Cleaning the nodes, with what a cluster is good at: a pod on each of them, in the place and with the rights of the agent.
 //!
-//! The pods are those of a DaemonSet that exists only for this. It is made from the agents' own, so that it has the image, the
-//! paths and the tolerations that people chose. Its first container lets the running agent give everything back while
-//! connections go on, or does it itself where none runs; the second stays, so that the pod is ready exactly where the node is
-//! clean. No controller is needed for it, and no port.
+//! It takes two steps, and the second begins nowhere before the first is done everywhere. First the mesh is opened: whoever
+//! has left dials in clear, and a node that is strict would refuse it. Then the nodes are cleaned.
+//!
+//! The pods are those of a DaemonSet per step, which exists only for this. It is made from the agents' own, so that it has the
+//! image, the paths and the tolerations that people chose. Its first container does the step; where nodes are cleaned it lets
+//! the running agent give everything back while connections go on, or does it itself where none runs. The second stays, so
+//! that the pod is ready exactly where the step is done. No controller is needed for it, and no port.
 
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -12,18 +15,39 @@ use super::{Api, LOOK};
 use crate::cli::CliError;
 use crate::cli::args::ClusterUninstallArgs;
 
-/// The DaemonSet that cleans, and its component.
-const CLEANER: &str = "warren-uninstall";
-const COMPONENT: &str = "uninstall";
+/// A step that is taken on all nodes.
+#[derive(Debug)]
+pub(super) struct Step {
+    /// The name of its DaemonSet, and the component of this.
+    name: &'static str,
+    component: &'static str,
+    /// What its pods do, and do then.
+    does: &'static str,
+    stays: &'static str,
+    /// A node that has taken it.
+    done: &'static str,
+}
 
-/// What the cleaning pods do.
-const CLEAN: &str = "--on-node=clean";
-const STAY: &str = "--on-node=stay";
+pub(super) const OPEN: Step = Step {
+    name: "warren-uninstall-open",
+    component: "uninstall-open",
+    does: "--on-node=open",
+    stays: "--on-node=wait",
+    done: "refuses nobody",
+};
+
+pub(super) const CLEAN: Step = Step {
+    name: "warren-uninstall",
+    component: "uninstall",
+    does: "--on-node=clean",
+    stays: "--on-node=stay",
+    done: "is clean",
+};
 
 /// How far a node is.
 #[derive(Debug, PartialEq)]
 pub(super) enum Progress {
-    Clean,
+    Done,
     /// Why not yet.
     Waits(String),
 }
@@ -34,13 +58,9 @@ pub(super) async fn clean(
     args: &ClusterUninstallArgs,
     say: &mut impl FnMut(String) -> Result<(), CliError>,
 ) -> Result<Vec<String>, CliError> {
-    let agents = format!(
-        "/apis/apps/v1/namespaces/{}/daemonsets/{}",
-        api.namespace,
-        mesh_kubernetes::names::NODE
-    );
-    let cleaners = format!("/apis/apps/v1/namespaces/{}/daemonsets", api.namespace);
-    let cleaner = format!("{cleaners}/{CLEANER}");
+    let agents = api.daemon_set(mesh_kubernetes::names::NODE);
+    let cleaner = api.daemon_set(CLEAN.name);
+    // Where cleaning had begun, everything was open.
     if api.find(&cleaner).await?.is_none() {
         let Some(agents) = api.find(&agents).await? else {
             say(format!(
@@ -50,10 +70,19 @@ pub(super) async fn clean(
             ))?;
             return Ok(Vec::new());
         };
-        api.create(&cleaners, &made_of(&agents)).await?;
+        // Of an earlier time: it may have closed again.
+        if api.remove(&api.daemon_set(OPEN.name)).await? {
+            api.until_gone(OPEN.component, args.wait).await?;
+        }
+        api.create(&api.daemon_sets(), &made_of(&agents, &OPEN))
+            .await?;
+        // With --force, a node that does not answer is told of once it cannot be cleaned either.
+        until_done(api, &OPEN, args, say).await?;
+        api.create(&api.daemon_sets(), &made_of(&agents, &CLEAN))
+            .await?;
     }
 
-    let unclean = until_clean(api, &cleaner, args, say).await?;
+    let unclean = until_done(api, &CLEAN, args, say).await?;
     if api.remove(&agents).await? {
         say(format!(
             "Removed DaemonSet {}.",
@@ -64,32 +93,38 @@ pub(super) async fn clean(
     if unclean.is_empty() {
         api.until_gone("node", args.wait).await?;
     }
-    api.remove(&cleaner).await?;
+    for step in [OPEN, CLEAN] {
+        api.remove(&api.daemon_set(step.name)).await?;
+    }
     if unclean.is_empty() {
-        api.until_gone(COMPONENT, args.wait).await?;
+        api.until_gone(OPEN.component, args.wait).await?;
+        api.until_gone(CLEAN.component, args.wait).await?;
     }
     Ok(unclean)
 }
 
-/// Waits until the nodes are clean; says each that is.
-async fn until_clean(
+/// Waits until the nodes have taken a step; says each that has.
+async fn until_done(
     api: &Api<'_>,
-    cleaner: &str,
+    step: &Step,
     args: &ClusterUninstallArgs,
     say: &mut impl FnMut(String) -> Result<(), CliError>,
 ) -> Result<Vec<String>, CliError> {
     let deadline = Instant::now() + args.wait;
     let mut told: Vec<String> = Vec::new();
     loop {
-        let daemon_set = api.find(cleaner).await?.unwrap_or_default();
-        let pods = api.pods(COMPONENT).await?;
+        let daemon_set = api
+            .find(&api.daemon_set(step.name))
+            .await?
+            .unwrap_or_default();
+        let pods = api.pods(step.component).await?;
         let mut waiting = Vec::new();
         for pod in &pods {
             let node = pod["spec"]["nodeName"].as_str().unwrap_or("no node yet");
             match progress(pod) {
-                Progress::Clean if told.iter().any(|told| told == node) => {}
-                Progress::Clean => {
-                    say(format!("Node {node} is clean."))?;
+                Progress::Done if told.iter().any(|told| told == node) => {}
+                Progress::Done => {
+                    say(format!("Node {node} {}.", step.done))?;
                     told.push(node.to_owned());
                 }
                 Progress::Waits(why) => waiting.push((node.to_owned(), why)),
@@ -107,8 +142,10 @@ async fn until_clean(
                 .map(|(node, why)| format!("{node} ({why})"))
                 .collect();
             return Err(CliError::TimedOut(format!(
-                "not clean after {:?}: {}; run this again when these nodes answer, or go on without them with --force",
+                "not so after {:?} that every node {}: {}; run this again when these nodes answer, or go on without them with \
+                 --force",
                 args.wait,
+                step.done,
                 match reasons.is_empty() {
                     true => "nodes on which no pod was started".to_owned(),
                     false => reasons.join(", "),
@@ -126,7 +163,7 @@ fn has_everywhere(daemon_set: &Value, pods: usize) -> bool {
         && status["desiredNumberScheduled"].as_u64() == Some(pods as u64)
 }
 
-/// How far the node of a cleaning pod is.
+/// How far the node of a pod of a step is.
 pub(super) fn progress(pod: &Value) -> Progress {
     let status = &pod["status"];
     let ready = status["conditions"]
@@ -135,7 +172,7 @@ pub(super) fn progress(pod: &Value) -> Progress {
         .flatten()
         .any(|condition| condition["type"] == "Ready" && condition["status"] == "True");
     if ready {
-        return Progress::Clean;
+        return Progress::Done;
     }
     let container = &status["initContainerStatuses"][0];
     let told = [
@@ -150,17 +187,17 @@ pub(super) fn progress(pod: &Value) -> Progress {
         .or_else(|| container["state"]["waiting"]["message"].as_str())
         .or_else(|| container["state"]["waiting"]["reason"].as_str())
         .unwrap_or_else(|| match container["state"]["running"].is_object() {
-            true => "connections are being given back",
+            true => "its pod is at it",
             false => "its pod has not started",
         });
     Progress::Waits(why.to_owned())
 }
 
-/// The cleaning DaemonSet, from the agents'.
-pub(super) fn made_of(agents: &Value) -> Value {
+/// The DaemonSet of a step, from the agents'.
+pub(super) fn made_of(agents: &Value, step: &Step) -> Value {
     let labels = json!({
         "app.kubernetes.io/name": "warren",
-        "app.kubernetes.io/component": COMPONENT,
+        "app.kubernetes.io/component": step.component,
     });
     let mut pod_labels = labels.clone();
     pod_labels["warren.dev/mesh"] = "disabled".into();
@@ -195,8 +232,8 @@ pub(super) fn made_of(agents: &Value) -> Value {
         container["args"] = json!(["uninstall", does]);
         container
     };
-    spec["initContainers"] = json!([container("clean", CLEAN)]);
-    spec["containers"] = json!([container("stay", STAY)]);
+    spec["initContainers"] = json!([container("step", step.does)]);
+    spec["containers"] = json!([container("stay", step.stays)]);
 
     let mut annotations = template["metadata"]["annotations"].clone();
     if let Some(annotations) = annotations.as_object_mut() {
@@ -204,7 +241,7 @@ pub(super) fn made_of(agents: &Value) -> Value {
         let by_container =
             annotations.remove("container.apparmor.security.beta.kubernetes.io/agent");
         if let Some(profile) = by_container {
-            for name in ["clean", "stay"] {
+            for name in ["step", "stay"] {
                 let key = format!("container.apparmor.security.beta.kubernetes.io/{name}");
                 annotations.insert(key, profile.clone());
             }
@@ -214,7 +251,7 @@ pub(super) fn made_of(agents: &Value) -> Value {
         "apiVersion": "apps/v1",
         "kind": "DaemonSet",
         "metadata": {
-            "name": CLEANER,
+            "name": step.name,
             "namespace": agents["metadata"]["namespace"],
             "labels": labels,
         },

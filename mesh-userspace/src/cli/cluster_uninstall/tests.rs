@@ -1,6 +1,6 @@
 use serde_json::{Value, json};
 
-use super::nodes::{Progress, made_of, progress};
+use super::nodes::{CLEAN, OPEN, Progress, made_of, progress};
 use super::objects::paths;
 use super::traces::{without_our_status, without_taint};
 use crate::manifests::{self, Installation, NEWEST_KUBERNETES, OLDEST_KUBERNETES, Values, kind};
@@ -27,7 +27,7 @@ fn agents(kubernetes: u32) -> Value {
 fn the_cleaners_are_what_the_agents_are() {
     for kubernetes in [OLDEST_KUBERNETES, NEWEST_KUBERNETES] {
         let agents = agents(kubernetes);
-        let cleaner = made_of(&agents);
+        let cleaner = made_of(&agents, &CLEAN);
         assert_eq!(cleaner["metadata"]["namespace"], "elsewhere");
         let (theirs, ours) = (
             &agents["spec"]["template"]["spec"],
@@ -77,11 +77,12 @@ fn the_cleaners_are_what_the_agents_are() {
         );
     }
     let annotations =
-        made_of(&agents(OLDEST_KUBERNETES))["spec"]["template"]["metadata"]["annotations"].clone();
+        made_of(&agents(OLDEST_KUBERNETES), &OPEN)["spec"]["template"]["metadata"]["annotations"]
+            .clone();
     assert_eq!(
         annotations,
         json!({
-            "container.apparmor.security.beta.kubernetes.io/clean": "unconfined",
+            "container.apparmor.security.beta.kubernetes.io/step": "unconfined",
             "container.apparmor.security.beta.kubernetes.io/stay": "unconfined",
         })
     );
@@ -93,7 +94,7 @@ fn a_pod_says_how_far_its_node_is() {
     for (status, expected) in [
         (
             json!({"conditions": [{"type": "Ready", "status": "True"}]}),
-            Progress::Clean,
+            Progress::Done,
         ),
         (json!({}), waits("its pod has not started")),
         (

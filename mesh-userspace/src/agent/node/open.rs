@@ -1,0 +1,93 @@
+//! The mesh is opened before everything is taken away, so that it makes no difference who leaves first: a dial from a
+//! workload that has left to one that has not would be refused for coming in clear, and the other way round there would be no
+//! tunnel to join. The nodes of a cluster are opened all before the first is uninstalled.
+//!
+//! Open means that nobody is refused, not that anything goes in clear that went encrypted. It ends by itself when no uninstall
+//! follows: a mesh must not stay open because somebody has changed their mind.
+
+use std::time::{Duration, Instant};
+
+use mesh_core::policy::MtlsMode;
+use mesh_core::snapshot::World;
+use tokio::sync::oneshot;
+
+use super::Node;
+use crate::api::objects::Problem;
+
+/// How long the worker may take to apply the open world.
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Within which the uninstall must follow: the largest clusters need some minutes for a pod on every node.
+const OPEN_FOR: Duration = Duration::from_secs(15 * 60);
+
+/// The mesh is open, for an uninstall that was announced.
+#[derive(Debug)]
+pub(super) struct Open {
+    /// The open world.
+    generation: u64,
+    /// When it is taken for applied, whatever the worker says.
+    patience_ends: Instant,
+    closes_at: Instant,
+    /// Who is told once it is applied.
+    waiting: Vec<oneshot::Sender<Result<(), Problem>>>,
+}
+
+impl Node {
+    /// Opens the mesh, for an uninstall that is to follow.
+    pub(super) fn open(&mut self, answer: oneshot::Sender<Result<(), Problem>>) {
+        let now = Instant::now();
+        let closes_at = now + OPEN_FOR;
+        if let Some(open) = &mut self.state.open {
+            open.closes_at = closes_at;
+            open.waiting.push(answer);
+            return;
+        }
+        tracing::warn!(
+            seconds = OPEN_FOR.as_secs(),
+            "an uninstall is announced: until then, or until this time is over, nobody is refused"
+        );
+        self.state.open = Some(Open {
+            generation: self.state.generation + 1,
+            patience_ends: now + PATIENCE,
+            closes_at,
+            waiting: vec![answer],
+        });
+        self.publish();
+    }
+
+    /// Tells who waits; closes the mesh again when nothing followed.
+    pub(super) fn tend_open(&mut self, now: Instant) {
+        let applied = self.view.state().configuration.applied_generation;
+        let Some(open) = &mut self.state.open else {
+            return;
+        };
+        let waits = self.state.worker.is_some() && applied < open.generation;
+        if !waits || now >= open.patience_ends {
+            for answer in open.waiting.drain(..) {
+                // An error says that nobody waits any more.
+                answer.send(Ok(())).unwrap_or_default();
+            }
+        }
+        if now >= open.closes_at && self.state.opening.is_none() && self.state.ending.is_none() {
+            tracing::warn!("no uninstall has followed: policies and strict mode hold again");
+            self.state.open = None;
+            self.publish();
+        }
+    }
+
+    /// A world as it is to be published now.
+    pub(super) fn as_open(&self, world: World) -> World {
+        match self.state.open.is_some() || self.state.opening.is_some() {
+            true => opened(world),
+            false => world,
+        }
+    }
+}
+
+/// The world in which nobody is refused.
+fn opened(mut world: World) -> World {
+    world.default_mtls = MtlsMode::Permissive;
+    world.mtls.clear();
+    world.policies.clear();
+    world
+}
