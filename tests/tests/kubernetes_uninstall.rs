@@ -136,6 +136,9 @@ fn a_node_without_a_working_agent_is_cleaned_too() -> Result<()> {
     })
 }
 
+/// Where a node has its bpffs in the story about Helm.
+const ELSEWHERE: &str = "/opt/bpf";
+
 #[test]
 fn helm_installs_and_uninstalls_the_same() -> Result<()> {
     let Some(helm) = helm()? else {
@@ -146,6 +149,10 @@ fn helm_installs_and_uninstalls_the_same() -> Result<()> {
         let image = told.cluster.import_warren()?;
         let (repository, tag) = image.rsplit_once(':').unwrap_or((image, "latest"));
         let run = |words: &[&str]| told.cluster.kubectl().launch(&helm).args(words).run();
+        for machine in told.cluster.machines()? {
+            machine.run(&["mkdir", "--parents", ELSEWHERE])?;
+            machine.run(&["mount", "-t", "bpf", "bpf", ELSEWHERE])?;
+        }
         let charts = ["deploy/helm/warren-crds", "deploy/helm/warren"]
             .map(|chart| file(chart).display().to_string());
         run(&["install", "warren-crds", &charts[0], "--wait"])?;
@@ -161,6 +168,7 @@ fn helm_installs_and_uninstalls_the_same() -> Result<()> {
             &format!("--set=image.tag={tag}"),
             "--set=image.pullPolicy=Never",
             "--set=node.paths.cniBin=/usr/lib/cni",
+            &format!("--set=node.paths.bpf={ELSEWHERE}"),
             "--wait",
             "--timeout=120s",
         ])?;
@@ -173,6 +181,11 @@ fn helm_installs_and_uninstalls_the_same() -> Result<()> {
             ],
         )?;
         says_hello(&told.kubectl, web)?;
+        warren(told, &["check"])?;
+        for machine in told.cluster.machines()? {
+            let pins = machine.run(&["ls", ELSEWHERE])?;
+            ensure!(pins.contains("warren"), "capture is kept there: {pins}");
+        }
 
         run(&["uninstall", "warren", "--namespace=warren-system", "--wait"])?;
         run(&["uninstall", "warren-crds", "--wait"])?;
@@ -180,6 +193,11 @@ fn helm_installs_and_uninstalls_the_same() -> Result<()> {
             .kubectl()
             .delete(&["namespace", "warren-system"])?;
         is_gone(told, web)?;
+        for machine in told.cluster.machines()? {
+            let pins = machine.run(&["ls", ELSEWHERE])?;
+            ensure!(!pins.contains("warren"), "left there: {pins}");
+            machine.run(&["umount", ELSEWHERE])?;
+        }
         Traces::take(told.cluster)?.as_before(&before)
     })
 }
