@@ -103,7 +103,7 @@ fn a_pod_says_how_far_its_node_is() {
         ),
         (
             json!({"initContainerStatuses": [{"state": {"running": {}}}]}),
-            waits("connections are being given back"),
+            waits("its pod is at it"),
         ),
         (
             json!({"initContainerStatuses": [{
