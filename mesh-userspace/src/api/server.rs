@@ -163,24 +163,18 @@ async fn explain<N: Node>(
     State(node): State<Arc<N>>,
     Query(query): Query<ExplainQuery>,
 ) -> Response {
-    match node.explain(&query.source, &query.destination) {
-        Ok(explanation) => Json(explanation).into_response(),
-        Err(problem) => (StatusCode::BAD_REQUEST, Json(problem)).into_response(),
-    }
+    answer(
+        node.explain(&query.source, &query.destination),
+        StatusCode::BAD_REQUEST,
+    )
 }
 
 async fn open<N: Node>(State(node): State<Arc<N>>) -> Response {
-    match node.open().await {
-        Ok(()) => Json(()).into_response(),
-        Err(problem) => (StatusCode::INTERNAL_SERVER_ERROR, Json(problem)).into_response(),
-    }
+    answer(node.open().await, StatusCode::INTERNAL_SERVER_ERROR)
 }
 
 async fn uninstall<N: Node>(State(node): State<Arc<N>>) -> Response {
-    match node.uninstall().await {
-        Ok(removed) => Json(removed).into_response(),
-        Err(problem) => (StatusCode::INTERNAL_SERVER_ERROR, Json(problem)).into_response(),
-    }
+    answer(node.uninstall().await, StatusCode::INTERNAL_SERVER_ERROR)
 }
 
 async fn add_pod<N: Node>(State(node): State<Arc<N>>, Json(pod): Json<PodRequest>) -> Response {
@@ -205,9 +199,14 @@ async fn announce<N: Node>(State(node): State<Arc<N>>) {
 
 /// An answer that may be another one later.
 fn later<T: Serialize>(answer: Result<T, Problem>) -> Response {
+    self::answer(answer, StatusCode::SERVICE_UNAVAILABLE)
+}
+
+/// An answer, or a problem with its status.
+fn answer<T: Serialize>(answer: Result<T, Problem>, otherwise: StatusCode) -> Response {
     match answer {
         Ok(answer) => Json(answer).into_response(),
-        Err(problem) => (StatusCode::SERVICE_UNAVAILABLE, Json(problem)).into_response(),
+        Err(problem) => (otherwise, Json(problem)).into_response(),
     }
 }
 

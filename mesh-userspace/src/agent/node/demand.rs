@@ -81,9 +81,9 @@ impl Demand {
         rate.asked += count;
     }
 
-    /// A workload has left.
-    pub(super) fn forget(&mut self, workload: WorkloadId) {
-        self.0.retain(|(of, _), _| *of != workload);
+    /// Forgets workloads that have left.
+    pub(super) fn keep(&mut self, stays: impl Fn(WorkloadId) -> bool) {
+        self.0.retain(|(workload, _), _| stays(*workload));
     }
 
     /// What is to be given before the agent is gone, to a worker that may have so many open files.
@@ -163,7 +163,7 @@ mod tests {
         assert!((1_000..2_000).contains(&given[0].2), "{given:?}");
         let idle = demand.in_advance(now + STALE, RESTART, FILES);
         assert_eq!(idle[0].2, RESTART.least);
-        demand.forget(WorkloadId(1));
+        demand.keep(|workload| workload != WorkloadId(1));
         assert!(demand.in_advance(now, RESTART, FILES).is_empty());
     }
 

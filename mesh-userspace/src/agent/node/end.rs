@@ -8,7 +8,6 @@ use mesh_proxy::link::ToWorker;
 use nix::sys::resource::{Resource, getrlimit};
 use tokio::sync::oneshot;
 
-use super::open::PATIENCE;
 use super::{Node, demand};
 use crate::agent::supervise::{Outgoing, chain};
 use crate::agent::view::HandedOver;
@@ -75,10 +74,6 @@ impl Ending {
 #[derive(Debug)]
 pub(super) struct Opening {
     answer: oneshot::Sender<Result<Vec<String>, Problem>>,
-    /// The open world.
-    generation: u64,
-    /// When it is taken for applied, whatever the worker says.
-    patience_ends: Instant,
     /// When the dials that were on their way have arrived; `None`: dials are still captured.
     settled_at: Option<Instant>,
 }
@@ -97,26 +92,23 @@ impl Node {
             answer.send(Err(problem)).unwrap_or_default();
             return;
         }
-        tracing::info!("uninstalling: the mesh is opened");
+        tracing::info!("uninstalling");
         self.state.opening = Some(Opening {
             answer,
-            generation: self.state.generation + 1,
-            patience_ends: Instant::now() + PATIENCE,
             settled_at: None,
         });
-        self.publish();
+        self.open(None);
     }
 
     /// Goes on with taking everything away: first dials are captured no longer, then everybody leaves.
     pub(super) fn tend_uninstall(&mut self, now: Instant) {
-        let applied = self.view.state().configuration.applied_generation;
+        let is_open = self.is_open(now);
         let Some(opening) = &mut self.state.opening else {
             return;
         };
         match opening.settled_at {
             None => {
-                let waits = self.state.worker.is_some() && applied < opening.generation;
-                if waits && now < opening.patience_ends {
+                if !is_open {
                     return;
                 }
                 opening.settled_at = Some(now + Opening::SETTLE);

@@ -342,6 +342,10 @@ impl Node {
         if now.duration_since(self.state.maintained_at) >= MAINTENANCE {
             self.state.maintained_at = now;
             memory::give_back();
+            let enrolments = &self.state.enrolments;
+            self.state
+                .demand
+                .keep(|workload| enrolments.workload(workload).is_some());
             if let Err(error) = self.kernel.maintain() {
                 tracing::warn!(
                     error = chain(&error),
@@ -389,7 +393,7 @@ impl Node {
                 // An error says that nobody waits any more.
                 done.send(()).unwrap_or_default();
             }
-            Command::Open(answer) => self.open(answer),
+            Command::Open(answer) => self.open(Some(answer)),
             Command::Uninstall(answer) => self.uninstall(answer),
             Command::AddPod(request, answer) => self.pod_added(request, answer),
             Command::RemovePod(request, done) => {

@@ -15,7 +15,7 @@ use super::Node;
 use crate::api::objects::Problem;
 
 /// How long the worker may take to apply the open world.
-pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Within which the uninstall must follow: the largest clusters need some minutes for a pod on every node.
 const OPEN_FOR: Duration = Duration::from_secs(15 * 60);
@@ -33,13 +33,13 @@ pub(super) struct Open {
 }
 
 impl Node {
-    /// Opens the mesh, for an uninstall that is to follow.
-    pub(super) fn open(&mut self, answer: oneshot::Sender<Result<(), Problem>>) {
+    /// Opens the mesh, for an uninstall that is to follow; tells who waits for it, if anybody.
+    pub(super) fn open(&mut self, answer: Option<oneshot::Sender<Result<(), Problem>>>) {
         let now = Instant::now();
         let closes_at = now + OPEN_FOR;
         if let Some(open) = &mut self.state.open {
             open.closes_at = closes_at;
-            open.waiting.push(answer);
+            open.waiting.extend(answer);
             return;
         }
         tracing::warn!(
@@ -50,19 +50,18 @@ impl Node {
             generation: self.state.generation + 1,
             patience_ends: now + PATIENCE,
             closes_at,
-            waiting: vec![answer],
+            waiting: answer.into_iter().collect(),
         });
         self.publish();
     }
 
     /// Tells who waits; closes the mesh again when nothing followed.
     pub(super) fn tend_open(&mut self, now: Instant) {
-        let applied = self.view.state().configuration.applied_generation;
+        let is_open = self.is_open(now);
         let Some(open) = &mut self.state.open else {
             return;
         };
-        let waits = self.state.worker.is_some() && applied < open.generation;
-        if !waits || now >= open.patience_ends {
+        if is_open {
             for answer in open.waiting.drain(..) {
                 // An error says that nobody waits any more.
                 answer.send(Ok(())).unwrap_or_default();
@@ -75,9 +74,19 @@ impl Node {
         }
     }
 
+    /// Whether the open world is applied, as far as anybody can tell.
+    pub(super) fn is_open(&self, now: Instant) -> bool {
+        let Some(open) = &self.state.open else {
+            return false;
+        };
+        let applied = self.view.state().configuration.applied_generation;
+        let waits = self.state.worker.is_some() && applied < open.generation;
+        !waits || now >= open.patience_ends
+    }
+
     /// A world as it is to be published now.
     pub(super) fn as_open(&self, world: World) -> World {
-        match self.state.open.is_some() || self.state.opening.is_some() {
+        match self.state.open.is_some() {
             true => opened(world),
             false => world,
         }

@@ -84,7 +84,6 @@ impl Node {
                 self.tend_pods(Instant::now());
             }
             ToAgent::Unenrolled { workload } => {
-                self.state.demand.forget(workload);
                 self.enrolling(|enrolments, cx| enrolments.left(workload, cx));
                 self.show_enrolments();
             }

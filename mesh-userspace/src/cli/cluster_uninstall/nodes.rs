@@ -142,10 +142,9 @@ async fn until_done(
                 .map(|(node, why)| format!("{node} ({why})"))
                 .collect();
             return Err(CliError::TimedOut(format!(
-                "not so after {:?} that every node {}: {}; run this again when these nodes answer, or go on without them with \
-                 --force",
-                args.wait,
+                "not every node {} after {:?}: {}; run this again when these nodes answer, or go on without them with --force",
                 step.done,
+                args.wait,
                 match reasons.is_empty() {
                     true => "nodes on which no pod was started".to_owned(),
                     false => reasons.join(", "),
