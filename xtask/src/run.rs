@@ -1,7 +1,7 @@
 //! Running other programs: what is run is printed, and a failure names the command.
 
 use std::fmt::Write as _;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -29,6 +29,48 @@ pub(crate) fn read(command: &mut Command) -> Result<String> {
         bail!("`{words}` failed: {status}");
     }
     String::from_utf8(stdout).with_context(|| format!("`{words}` did not print UTF-8"))
+}
+
+/// Ends a program at once, and whatever it has started: a child that stays would hold its output open, and what it took.
+pub(crate) fn end(child: &mut Child) -> Result<()> {
+    for process in descendants(child.id()) {
+        // An error means that it has ended.
+        let _ended = Command::new("kill")
+            .args(["-KILL", &process.to_string()])
+            .stderr(Stdio::null())
+            .status();
+    }
+    child.kill().context("end a program")?;
+    child.wait().context("wait for a program that was ended")?;
+    Ok(())
+}
+
+/// Children, their children and so on.
+fn descendants(ancestor: u32) -> Vec<u32> {
+    let parents: Vec<(u32, u32)> = std::fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            let process = entry.file_name().to_str()?.parse().ok()?;
+            let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+            // After the name, which may hold anything: the state, and the parent (proc_pid_stat(5)).
+            let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?;
+            Some((process, parent.parse().ok()?))
+        })
+        .collect();
+    let mut found = vec![ancestor];
+    let mut next = 0;
+    while let Some(&parent) = found.get(next) {
+        found.extend(
+            parents
+                .iter()
+                .filter(|(_, of)| *of == parent)
+                .map(|(process, _)| process),
+        );
+        next += 1;
+    }
+    found.split_off(1)
 }
 
 /// Whether a program is on the path, or where Debian keeps PostgreSQL's: in a folder per version.

@@ -299,8 +299,7 @@ impl Story {
                 return Ok(status.success());
             }
             if started.elapsed() > deadline {
-                child.kill().context("end the story")?;
-                child.wait().context("wait for the story")?;
+                run::end(&mut child).context("end the story")?;
                 anyhow::bail!("it did not end within {} s", deadline.as_secs());
             }
             thread::sleep(Duration::from_millis(50));

@@ -1,6 +1,7 @@
 //! The agent of a worker, played by the test: it speaks the link, and makes sockets.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
@@ -15,8 +16,8 @@ use tokio::time::{sleep, timeout};
 
 use super::scene::*;
 use crate::link::{
-    self, AgentEnd, Endpoint, Figures, Listener, ListenerKind, LocalWorkload, Purpose, ToAgent,
-    ToWorker,
+    self, AgentEnd, Endpoint, Figures, Listener, ListenerKind, LocalWorkload, Purpose, SocketKind,
+    ToAgent, ToWorker,
 };
 /// The agent of one worker, played by the test.
 pub(super) struct Agent {
@@ -30,6 +31,8 @@ struct Heard {
     records: Vec<Record>,
     figures: Figures,
     messages: Vec<ToAgent>,
+    /// Sockets given by kind.
+    given: HashMap<SocketKind, usize>,
 }
 
 impl Agent {
@@ -168,6 +171,19 @@ impl Agent {
         self.heard.borrow().figures.clone()
     }
 
+    /// Waits until so many sockets of a kind were given to the worker.
+    pub(super) async fn gave(&self, kind: SocketKind, count: usize) {
+        let given = || self.heard.borrow().given.get(&kind).copied().unwrap_or(0);
+        let enough = async {
+            while given() < count {
+                sleep(Duration::from_millis(2)).await;
+            }
+        };
+        timeout(SOON, enough)
+            .await
+            .unwrap_or_else(|_| panic!("only {} of {kind:?} were wanted", given()));
+    }
+
     /// The agent dies: its end of the link closes.
     pub(super) async fn die(self) {
         self.listening.abort();
@@ -186,6 +202,7 @@ async fn listen(end: Rc<AgentEnd>, heard: Rc<RefCell<Heard>>) {
             } => {
                 let sockets: Vec<OwnedFd> = (0..count).map(|_| socket(workload, kind)).collect();
                 drop(end.send_sockets(workload, kind, &sockets).await);
+                *heard.borrow_mut().given.entry(kind).or_default() += usize::from(count);
             }
             ToAgent::Records(records) => {
                 let closed = records.into_iter().filter(|r| r.reason != Reason::Open);

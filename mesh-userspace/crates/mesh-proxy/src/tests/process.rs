@@ -13,7 +13,7 @@ use super::agent::*;
 use super::apps::*;
 use super::inside;
 use super::scene::*;
-use crate::link;
+use crate::link::{self, Purpose, SocketKind};
 
 const WORKER: &str = "MESH_PROXY_TEST_WORKER";
 
@@ -31,7 +31,18 @@ fn worker() {
     std::process::exit(0);
 }
 
-fn start(link: &OwnedFd) -> Child {
+/// Does not outlive its test: it holds the test's output open, and whoever reads that would wait for it for ever.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // An error means that it has ended.
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+fn start(link: &OwnedFd) -> Process {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
         .args(["--exact", "tests::process::worker", "--nocapture"])
@@ -50,29 +61,28 @@ fn start(link: &OwnedFd) -> Child {
             Ok(())
         });
     }
-    command.spawn().unwrap()
+    Process(command.spawn().unwrap())
 }
 
-fn worker_process() -> (Agent, Child) {
+fn worker_process() -> (Agent, Process) {
     let (agent, worker) = link::pair().unwrap();
-    let child = start(&worker);
-    (Agent::new(agent), child)
+    let process = start(&worker);
+    (Agent::new(agent), process)
 }
 
-async fn exited(mut child: Child) -> ExitStatus {
+async fn exited(mut process: Process) -> ExitStatus {
     let deadline = Instant::now() + SOON;
     while Instant::now() < deadline {
-        if let Some(status) = child.try_wait().unwrap() {
+        if let Some(status) = process.0.try_wait().unwrap() {
             return status;
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    child.kill().unwrap();
     panic!("it did not exit");
 }
 
-fn terminate(child: &Child) {
-    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+fn terminate(process: &Process) {
+    let pid = Pid::from_raw(i32::try_from(process.0.id()).unwrap());
     kill(pid, Signal::SIGTERM).unwrap();
 }
 
@@ -85,11 +95,11 @@ fn a_confined_worker_carries_connections_and_drains_on_sigterm() {
         let scene = Scene::new();
         let origins = Origins::default();
         let client_node = worker_in_thread(&origins);
-        let (server_node, child) = worker_process();
+        let (server_node, process) = worker_process();
         client_node.hello().await;
         server_node.hello().await;
 
-        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+        let status = std::fs::read_to_string(format!("/proc/{}/status", process.0.id())).unwrap();
         assert!(status.contains("Seccomp:\t2\n"), "{status}");
         let capabilities = status.lines().filter(|line| line.starts_with("CapEff"));
         assert_eq!(
@@ -126,10 +136,10 @@ fn a_confined_worker_carries_connections_and_drains_on_sigterm() {
 
         let mut open = dial(&origins, client, destination).await;
         greeting(&mut open).await.unwrap();
-        terminate(&child);
+        terminate(&process);
         tokio::time::sleep(Duration::from_millis(100)).await;
         converse(open).await;
-        assert!(exited(child).await.success());
+        assert!(exited(process).await.success());
     });
 }
 
@@ -142,7 +152,7 @@ fn a_worker_without_its_agent_goes_on() {
         let scene = Scene::new();
         let origins = Origins::default();
         let client_node = worker_in_thread(&origins);
-        let (server_node, child) = worker_process();
+        let (server_node, process) = worker_process();
         client_node.hello().await;
         server_node.hello().await;
         client_node.tell(&scene, &["client"]).await;
@@ -153,6 +163,12 @@ fn a_worker_without_its_agent_goes_on() {
         let destination = (address("web-v1"), APP_PORT).into();
         let mut old = dial(&origins, client, destination).await;
         greeting(&mut old).await.unwrap();
+        // The first dial used the socket of a workload that nobody had dialled; those for the next ones are on their way.
+        let delivery = SocketKind {
+            purpose: Purpose::Deliver,
+            ipv6: false,
+        };
+        server_node.gave(delivery, 2).await;
         server_node.die().await;
         tokio::time::sleep(Duration::from_millis(50)).await;
         // From the reservoir, and through the tunnel that is there.
@@ -160,15 +176,15 @@ fn a_worker_without_its_agent_goes_on() {
         greeting(&mut new).await.unwrap();
         converse(old).await;
         converse(new).await;
-        terminate(&child);
-        assert!(exited(child).await.success());
+        terminate(&process);
+        assert!(exited(process).await.success());
     });
 }
 
 #[test]
 fn a_worker_that_nobody_greets_says_so() {
     let (agent, worker) = link::pair().unwrap();
-    let mut child = start(&worker);
+    let mut process = start(&worker);
     drop((agent, worker));
-    assert_eq!(child.wait().unwrap().code(), Some(1));
+    assert_eq!(process.0.wait().unwrap().code(), Some(1));
 }
