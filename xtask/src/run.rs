@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 use std::process::{Child, Command, Output, Stdio};
 
 use anyhow::{Context as _, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 /// Runs a command with its output shown; an error when it fails.
 pub(crate) fn step(command: &mut Command) -> Result<()> {
@@ -33,20 +35,19 @@ pub(crate) fn read(command: &mut Command) -> Result<String> {
 
 /// Ends a program at once, and whatever it has started: a child that stays would hold its output open, and what it took.
 pub(crate) fn end(child: &mut Child) -> Result<()> {
-    for process in descendants(child.id()) {
-        // An error means that it has ended.
-        let _ended = Command::new("kill")
-            .args(["-KILL", &process.to_string()])
-            .stderr(Stdio::null())
-            .status();
-    }
+    let descendants = descendants(child.id());
+    // First, or it might start the next one when one of them ends.
     child.kill().context("end a program")?;
+    for process in descendants {
+        // An error means that it has ended.
+        let _ended = kill(process, Signal::SIGKILL);
+    }
     child.wait().context("wait for a program that was ended")?;
     Ok(())
 }
 
 /// Children, their children and so on.
-fn descendants(ancestor: u32) -> Vec<u32> {
+fn descendants(ancestor: u32) -> Vec<Pid> {
     let parents: Vec<(u32, u32)> = std::fs::read_dir("/proc")
         .into_iter()
         .flatten()
@@ -70,7 +71,11 @@ fn descendants(ancestor: u32) -> Vec<u32> {
         );
         next += 1;
     }
-    found.split_off(1)
+    found
+        .into_iter()
+        .skip(1)
+        .filter_map(|process| i32::try_from(process).ok().map(Pid::from_raw))
+        .collect()
 }
 
 /// Whether a program is on the path, or where Debian keeps PostgreSQL's: in a folder per version.

@@ -131,36 +131,42 @@ impl Agent {
 
     /// Waits for a message.
     pub(super) async fn expect(&self, wanted: impl Fn(&ToAgent) -> bool) {
-        let found = async {
-            while !self.heard.borrow().messages.iter().any(&wanted) {
-                sleep(Duration::from_millis(2)).await;
-            }
-        };
-        timeout(SOON, found)
+        self.find(|heard| heard.messages.iter().any(&wanted).then_some(()))
             .await
-            .unwrap_or_else(|_| panic!("not heard; but {:?}", self.heard.borrow().messages));
+            .unwrap_or_else(|| panic!("not heard; but {:?}", self.heard.borrow().messages));
     }
 
     /// Waits for the closing record of a connection that fits.
     pub(super) async fn record(&self, wanted: impl Fn(&Record) -> bool) -> Record {
+        self.find(|heard| heard.records.iter().find(|r| wanted(r)).cloned())
+            .await
+            .unwrap_or_else(|| panic!("no such record; but {:#?}", self.heard.borrow().records))
+    }
+
+    /// Waits until so many sockets of a kind were given to the worker.
+    pub(super) async fn gave(&self, kind: SocketKind, count: usize) {
+        let given = |heard: &Heard| heard.given.get(&kind).copied().unwrap_or(0);
+        self.find(|heard| (given(heard) >= count).then_some(()))
+            .await
+            .unwrap_or_else(|| {
+                panic!(
+                    "only {} of {kind:?} were wanted",
+                    given(&self.heard.borrow())
+                )
+            });
+    }
+
+    /// Looks again and again until something was heard; none when it is not heard soon.
+    async fn find<T>(&self, look: impl Fn(&Heard) -> Option<T>) -> Option<T> {
         let found = async {
             loop {
-                let found = self
-                    .heard
-                    .borrow()
-                    .records
-                    .iter()
-                    .find(|r| wanted(r))
-                    .cloned();
-                if let Some(record) = found {
-                    return record;
+                if let Some(found) = look(&self.heard.borrow()) {
+                    return found;
                 }
                 sleep(Duration::from_millis(2)).await;
             }
         };
-        timeout(SOON, found)
-            .await
-            .unwrap_or_else(|_| panic!("no such record; but {:#?}", self.heard.borrow().records))
+        timeout(SOON, found).await.ok()
     }
 
     pub(super) fn records(&self) -> Vec<Record> {
@@ -169,19 +175,6 @@ impl Agent {
 
     pub(super) fn figures(&self) -> Figures {
         self.heard.borrow().figures.clone()
-    }
-
-    /// Waits until so many sockets of a kind were given to the worker.
-    pub(super) async fn gave(&self, kind: SocketKind, count: usize) {
-        let given = || self.heard.borrow().given.get(&kind).copied().unwrap_or(0);
-        let enough = async {
-            while given() < count {
-                sleep(Duration::from_millis(2)).await;
-            }
-        };
-        timeout(SOON, enough)
-            .await
-            .unwrap_or_else(|_| panic!("only {} of {kind:?} were wanted", given()));
     }
 
     /// The agent dies: its end of the link closes.
