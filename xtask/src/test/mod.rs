@@ -1,6 +1,7 @@
 //! `cargo xtask test`: builds the eBPF object, the binary and every test; runs the units, then the stories about what is
 //! delivered (charts, manifests), those in simulated clusters, those in a real one; looks whether anything was left behind;
-//! runs the fuzz targets for a while. Skipped stories are counted, with the reason.
+//! runs the fuzz targets for a while. Skipped tests are counted, with the reason; one that fails beside others and passes alone
+//! is named.
 
 mod leftovers;
 mod stories;

@@ -15,11 +15,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
-use super::totals::Totals;
+use super::totals::{LUCK, Totals};
 use crate::{run, workspace};
-
-/// More failures than this are not tried again.
-const LUCK: usize = 8;
 
 /// What a story prints when the kernel or the machine lacks what it needs.
 const SKIP: &str = "warren-skip: ";

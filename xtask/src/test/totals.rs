@@ -1,5 +1,8 @@
 //! What came out of the tests, and the closing lines of cargo's test harness.
 
+/// More failures than this are no matter of luck: they are not tried again.
+pub(super) const LUCK: usize = 8;
+
 /// Counts, with the names of what needs attention.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Totals {
@@ -38,6 +41,29 @@ impl Totals {
         }
     }
 
+    /// The tests to run once more, alone: failed ones, unless they are many, or something else has failed, too (a build, a test
+    /// that hung).
+    pub(super) fn to_try_again(&self) -> Option<Vec<String>> {
+        let tests = self.failed.iter().all(|what| !what.starts_with('`'));
+        let few = (1..=LUCK).contains(&self.failed.len());
+        (tests && few).then(|| self.failed.clone())
+    }
+
+    /// Takes in what came of running the failed tests alone. What passes then is counted as passed, and named as unsteady. If not
+    /// all of them ran again, they stay failed.
+    pub(super) fn tried_again(&mut self, again: Self) {
+        if again.passed + again.failed.len() < self.failed.len() {
+            return;
+        }
+        let failed = std::mem::replace(&mut self.failed, again.failed);
+        for name in failed {
+            if !self.failed.contains(&name) {
+                self.passed += 1;
+                self.unsteady.push(name);
+            }
+        }
+    }
+
     /// The last line of a run.
     pub(crate) fn line(&self) -> String {
         format!(
@@ -54,7 +80,10 @@ impl Totals {
             .strip_prefix("test ")
             .and_then(|rest| rest.strip_suffix(" ... FAILED"))
         {
-            self.failed.push(name.to_owned());
+            // A test that runs itself in another process shows what that has said.
+            if !self.failed.iter().any(|known| known == name) {
+                self.failed.push(name.to_owned());
+            }
         } else if let Some((name, reason)) = line
             .strip_prefix("test ")
             .and_then(|rest| rest.split_once(" ... ignored"))
@@ -86,6 +115,7 @@ mod tests {
             "running 3 tests",
             "test route::splits ... ok",
             "test route::refuses ... FAILED",
+            "test route::refuses ... FAILED",
             "test tunnel::bulk ... ignored, takes a minute",
             "test result: FAILED. 12 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s",
             "test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s",
@@ -109,5 +139,42 @@ mod tests {
             ..Totals::default()
         });
         assert_eq!(totals.line(), "16 passed, 1 failed, 0 skipped");
+    }
+
+    /// Totals as the harness says them.
+    fn said(passed: usize, failed: &[&str]) -> Totals {
+        Totals {
+            passed,
+            failed: failed.iter().map(|name| (*name).to_owned()).collect(),
+            ..Totals::default()
+        }
+    }
+
+    #[test]
+    fn what_passes_alone_is_passed_and_unsteady() {
+        let mut totals = said(7, &["one", "two"]);
+        assert_eq!(totals.to_try_again().unwrap(), ["one", "two"]);
+        totals.tried_again(said(1, &["two"]));
+        assert_eq!(totals.line(), "8 passed, 1 failed, 0 skipped");
+        assert_eq!(
+            (totals.unsteady, totals.failed),
+            (vec!["one".to_owned()], vec!["two".to_owned()])
+        );
+    }
+
+    #[test]
+    fn what_does_not_run_again_stays_failed() {
+        for again in [said(0, &[]), said(1, &[])] {
+            let mut totals = said(7, &["one", "two"]);
+            totals.tried_again(again);
+            assert_eq!(totals, said(7, &["one", "two"]));
+        }
+        // A build that fails, and a failure that many tests share.
+        assert_eq!(
+            said(7, &["one", "`cargo test`: exit status: 101"]).to_try_again(),
+            None
+        );
+        assert_eq!(said(7, &["one"; super::LUCK + 1]).to_try_again(), None);
+        assert_eq!(said(7, &[]).to_try_again(), None);
     }
 }

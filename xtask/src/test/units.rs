@@ -1,4 +1,4 @@
-//! Unit tests of every crate, and the host tests of the kernel half. None needs root.
+//! Unit tests of every crate, and the host tests of the kernel half. What needs root is skipped, and counted, without it.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
@@ -11,30 +11,72 @@ use anyhow::{Context as _, Result, anyhow};
 
 use super::totals::Totals;
 use crate::kubernetes::Running;
-use crate::{ebpf, run, workspace};
+use crate::{deps, ebpf, run, workspace};
 
 pub(super) fn run(object: &Path, filter: Option<&str>) -> Result<Totals> {
     let mut totals = Totals::default();
-    let selections: [&[&str]; 2] = [
-        &["--workspace", "--exclude", "mesh-tests"],
-        // The stories have their own runner; here only the harness's own units.
-        &["--package", "mesh-tests", "--lib"],
-    ];
+    let cargo = || {
+        let mut cargo = workspace::cargo();
+        cargo.env("WARREN_BPF_OBJECT", object).arg("test");
+        cargo
+    };
+    let root = workspace::is_root();
+    // The stories have their own runner; here only the harness's own units.
+    let harness: &[&str] = &["--package", "mesh-tests", "--lib"];
+    let mut everything = vec!["--workspace", "--exclude", "mesh-tests"];
+    let mut selections = vec![harness];
+    let mut which: &[&str] = &[];
+    if root {
+        deps::ensure(&["ip", "bpftool"])?;
+    } else {
+        everything.extend(["--exclude", KERNEL]);
+        selections.push(&["--package", KERNEL, "--lib"]);
+        which = &["--skip", CONFINED];
+    }
+    selections.insert(0, &everything);
     for selection in selections {
-        let cargo = || {
-            let mut cargo = workspace::cargo();
-            cargo.env("WARREN_BPF_OBJECT", object).arg("test");
-            cargo
-        };
         // Building is silent for as long as it takes; tests are not.
         run::step(cargo().arg("--no-run").args(selection))?;
-        let mut tests = cargo();
-        tests.arg("--no-fail-fast").args(selection);
-        totals.add(stream(tests.arg("--").args(filter))?);
+        let tests = || {
+            let mut tests = cargo();
+            tests.arg("--no-fail-fast").args(selection);
+            tests
+        };
+        totals.add(tell(tests, which, filter)?);
     }
-    let mut kernel_half = ebpf::test(&workspace::root());
-    totals.add(stream(kernel_half.arg("--").args(filter))?);
+    if !root {
+        totals.skipped.extend(needing_root(cargo, filter)?);
+    }
+    totals.add(tell(|| ebpf::test(&workspace::root()), &[], filter)?);
     Ok(totals)
+}
+
+/// The package whose integration tests load eBPF programs into the kernel.
+const KERNEL: &str = "mesh-kernel";
+
+/// Tests of a worker that gives up what only root has.
+const CONFINED: &str = "tests::process::";
+
+const NEEDS_ROOT: &str =
+    "needs root: namespaces, eBPF and giving up privileges; run `sudo -E cargo xtask test`";
+
+/// Those two, with the reason for which they are skipped.
+fn needing_root(cargo: impl Fn() -> Command, filter: Option<&str>) -> Result<Vec<String>> {
+    let mut skipped = Vec::new();
+    for (package, of, which) in [
+        (KERNEL, "--test=kernel", ""),
+        ("mesh-proxy", "--lib", CONFINED),
+    ] {
+        let listing = ["--package", package, of, "--", "--list", "--format=terse"];
+        let tests = run::read(cargo().args(listing))?;
+        let tests = tests
+            .lines()
+            .filter_map(|line| line.strip_suffix(": test"))
+            .filter(|test| test.contains(which))
+            .filter(|test| filter.is_none_or(|filter| test.contains(filter)));
+        skipped.extend(tests.map(|test| format!("{test}: {NEEDS_ROOT}")));
+    }
+    Ok(skipped)
 }
 
 /// Why tests are ignored that need an API server.
@@ -46,21 +88,33 @@ pub(super) fn run_with_server(
     object: &Path,
     filter: Option<&str>,
 ) -> Result<Totals> {
-    let mut cargo = workspace::cargo();
-    cargo
-        .env("WARREN_BPF_OBJECT", object)
-        // The cluster's network has no way out.
-        .args([
-            "test",
-            "--offline",
-            "--workspace",
-            "--exclude",
-            "mesh-tests",
-        ])
-        .args(["--test", "api", "--", "--ignored", "--test-threads=2"])
-        .args(filter);
-    let mut totals = stream(&mut cluster.within(&cargo))?;
+    let tests = || {
+        let mut cargo = workspace::cargo();
+        cargo
+            .env("WARREN_BPF_OBJECT", object)
+            .env("RUST_TEST_THREADS", "2")
+            // The cluster's network has no way out.
+            .args(["test", "--offline", "--no-fail-fast", "--workspace"])
+            .args(["--exclude", "mesh-tests", "--test", "api"]);
+        cluster.within(&cargo)
+    };
+    let mut totals = tell(tests, &["--ignored"], filter)?;
     totals.made_up_for.push(NEEDS_SERVER);
+    Ok(totals)
+}
+
+/// Runs cargo's tests. They share the machine: those that fail are run once more, one at a time.
+fn tell(cargo: impl Fn() -> Command, which: &[&str], filter: Option<&str>) -> Result<Totals> {
+    let mut totals = stream(cargo().arg("--").args(which).args(filter))?;
+    if let Some(failed) = totals.to_try_again() {
+        println!("\nagain, alone: {} tests", failed.len());
+        let mut again = cargo();
+        again
+            .arg("--")
+            .args(which)
+            .args(["--exact", "--test-threads=1"]);
+        totals.tried_again(stream(again.args(&failed))?);
+    }
     Ok(totals)
 }
 
@@ -125,6 +179,7 @@ fn stream_for(cargo: &mut Command, silence: Duration) -> Result<Totals> {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::time::Instant;
 
     use super::*;
 
@@ -146,8 +201,15 @@ mod tests {
             totals.failed
         );
         let process = fs::read_to_string(&pid).unwrap();
-        let stat = fs::read_to_string(format!("/proc/{}/stat", process.trim()));
-        // Gone, or dead and not yet waited for by whoever inherited it.
-        assert!(stat.is_err() || stat.unwrap().contains(") Z "));
+        let stat = format!("/proc/{}/stat", process.trim());
+        // Gone, or dead and not yet waited for by whoever inherited it. A signal is delivered, not obeyed, when it is sent.
+        let begun = Instant::now();
+        while fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z ")) {
+            assert!(
+                begun.elapsed() < Duration::from_secs(10),
+                "{process} goes on"
+            );
+            thread::sleep(Duration::from_millis(10));
+        }
     }
 }

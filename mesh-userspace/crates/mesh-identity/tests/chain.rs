@@ -9,7 +9,7 @@ use rcgen::{
     CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
     KeyUsagePurpose,
 };
-use rustls_pki_types::UnixTime;
+use rustls_pki_types::{CertificateDer, UnixTime};
 use support::us::Us;
 use support::{Made, Maker, domain, id, leaf_params, uri};
 
@@ -150,16 +150,13 @@ fn intermediates_that_may_not_sign_are_refused() {
 #[test]
 fn long_chains_are_refused_unread() {
     let root = Maker::root();
-    let mut made = root.leaf(&id("peer"), |_| ());
-    let intermediate = root.intermediate(|_| ()).chain[0].clone();
-    made.chain.extend(std::iter::repeat_n(intermediate, 1000));
-    let begin = std::time::Instant::now();
-    let error = svid::verify(&root.bundle(), &made.chain, UnixTime::now()).unwrap_err();
+    // Nothing in it is a certificate: whoever read any of it would find that first.
+    let chain = vec![CertificateDer::from(vec![0; 8]); 1001];
+    let error = svid::verify(&root.bundle(), &chain, UnixTime::now()).unwrap_err();
     assert!(
         matches!(error, SvidError::ChainTooLong { count: 1000 }),
         "{error}"
     );
-    assert!(begin.elapsed() < Duration::from_millis(50));
     let error = svid::verify(&root.bundle(), &[], UnixTime::now()).unwrap_err();
     assert!(matches!(error, SvidError::NoCertificate), "{error}");
 }

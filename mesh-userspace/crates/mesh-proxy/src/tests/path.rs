@@ -1,6 +1,6 @@
 //! From an application's dial to the other application's answer, in one process.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mesh_core::outcome::Reason;
 use mesh_core::record::Transport;
@@ -131,10 +131,8 @@ fn a_changed_policy_cuts_what_it_no_longer_allows() {
         greeting(&mut cut).await.unwrap();
         greeting(&mut kept).await.unwrap();
         mesh.scene.deny("web-v1", "client");
-        let changed = Instant::now();
         mesh.b.tell_world(&mesh.scene).await;
         expect_reset(&mut cut).await;
-        assert!(changed.elapsed() < Duration::from_secs(1));
         let record = mesh.b.record(inbound).await;
         assert_eq!(record.reason, Reason::PolicyRevoked);
         assert!(record.rule.as_deref().unwrap().contains("not-them"));

@@ -160,16 +160,18 @@ fn a_slow_reader_holds_its_window_and_delays_nobody() {
         assert!(written < 48 << 20, "{written} bytes are on their way");
         let held = slow.opened.stream.bytes().0 - slow.accepted.bytes().0;
         assert!(held <= 4 << 20, "{held} bytes are held by the tunnel");
-        // Meanwhile the other stream is served as ever.
-        let begun = Instant::now();
+        // Meanwhile the other stream is served as ever: a machine that halts delays a few, a stream in the way delays all.
+        let mut delayed = 0;
         for _ in 0..200 {
+            let begun = Instant::now();
             other.client.write_all(b"ping").await.unwrap();
             let mut buffer = [0; 4];
             other.server.read_exact(&mut buffer).await.unwrap();
             other.server.write_all(&buffer).await.unwrap();
             other.client.read_exact(&mut buffer).await.unwrap();
+            delayed += usize::from(begun.elapsed() > Duration::from_millis(20));
         }
-        assert!(begun.elapsed() < Duration::from_secs(1));
+        assert!(delayed < 100, "{delayed} of 200 were delayed");
         // And the slow one loses nothing.
         let mut rest = vec![0; written];
         slow.server.read_exact(&mut rest).await.unwrap();
