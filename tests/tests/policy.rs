@@ -349,6 +349,38 @@ fn a_node_that_is_to_be_uninstalled_refuses_nobody() -> Result<()> {
 }
 
 #[test]
+fn an_uninstall_that_does_not_follow_leaves_nothing_open() -> Result<()> {
+    story(&[], |cluster| {
+        let (shop, other) = shop_with_other(cluster)?;
+        let outsider = cluster.outsider()?;
+        cluster.configuration().policy(
+            "callers",
+            json!({"service": "web"}),
+            json!([rule("client-only", "allow", "client")]),
+        );
+        cluster.apply()?;
+        let socket = shop.b.socket();
+        let run_dir = socket.parent().context("it is in a folder")?;
+        let run_dir = format!("--run-dir={}", run_dir.display());
+        let announce = ["uninstall", "--on-node=open", "--open-for=10s", &run_dir];
+        let announced = shop.b.cli(&announce)?;
+        ensure!(announced.code == 0, "{}", announced.stderr);
+        ensure!(works(&other, &shop)?, "nobody is refused");
+        let checked = || -> Result<String> { Ok(shop.b.cli(&["check"])?.stdout) };
+        ensure!(checked()?.contains("nobody is refused"), "{}", checked()?);
+
+        until("it is closed again", Duration::from_secs(30), || {
+            Ok(!works(&other, &shop)?)
+        })?;
+        let plain = outsider.dial(shop.server.at(8080), "plain", "hello")?;
+        ensure!(plain.received.is_empty(), "strict mode holds again");
+        ensure!(works(&shop.client, &shop)?, "who may, may");
+        ensure!(!checked()?.contains("nobody is refused"), "{}", checked()?);
+        Ok(())
+    })
+}
+
+#[test]
 fn explain_says_what_happens() -> Result<()> {
     story(&[], |cluster| {
         let (shop, other) = shop_with_other(cluster)?;

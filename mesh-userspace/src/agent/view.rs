@@ -34,8 +34,8 @@ const REFRESH: Duration = Duration::from_millis(100);
 pub(crate) enum Command {
     /// Look at everything now, for a person or a scraper who wants to see it.
     Look(oneshot::Sender<()>),
-    /// Refuse nobody: an uninstall is to follow.
-    Open(oneshot::Sender<Result<(), Problem>>),
+    /// Refuse nobody: an uninstall is to follow within this time.
+    Open(Duration, oneshot::Sender<Result<(), Problem>>),
     /// Take everything away and end.
     Uninstall(oneshot::Sender<Result<Vec<String>, Problem>>),
     /// A container runtime announces a pod, and waits for it to be enforced.
@@ -76,6 +76,8 @@ pub(crate) struct State {
     pub(crate) certificates: Vec<Certificate>,
     /// Roots that the worker was told to trust.
     pub(crate) trusted_roots: usize,
+    /// An uninstall was announced, and nobody is refused: until then.
+    pub(crate) open_until: Option<Timestamp>,
     /// The agent was told to end.
     pub(crate) ending: bool,
     /// Every workload that was here when the agent began is served, or it is known why not.
@@ -113,6 +115,7 @@ impl View {
                 enrolments: BTreeMap::new(),
                 certificates: Vec::new(),
                 trusted_roots: 0,
+                open_until: None,
                 ending: false,
                 served: false,
                 plugin: Ok(None),
@@ -265,8 +268,8 @@ impl server::Node for View {
         describe::explain(&self.snapshot.load(), source, destination)
     }
 
-    fn open(&self) -> impl Future<Output = Result<(), Problem>> + Send {
-        self.ask(Command::Open)
+    fn open(&self, within: Duration) -> impl Future<Output = Result<(), Problem>> + Send {
+        self.ask(move |answer| Command::Open(within, answer))
     }
 
     fn uninstall(&self) -> impl Future<Output = Result<Vec<String>, Problem>> + Send {

@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Query, State};
@@ -39,8 +40,9 @@ pub(crate) trait Node: Send + Sync + 'static {
     /// The flows of the past that are meant, and those to come.
     fn flows(&self, query: &FlowQuery) -> (Vec<Arc<Flow>>, broadcast::Receiver<Arc<Flow>>);
     fn explain(&self, source: &str, destination: &str) -> Result<Explanation, Problem>;
-    /// Opens the mesh, for an uninstall of a whole cluster: until it follows nobody is refused. Answers when that holds.
-    fn open(&self) -> impl Future<Output = Result<(), Problem>> + Send;
+    /// Opens the mesh, for an uninstall of a whole cluster: until it follows, and no longer than this, nobody is refused. Answers
+    /// when that holds.
+    fn open(&self, within: Duration) -> impl Future<Output = Result<(), Problem>> + Send;
     /// Takes every trace of the mesh from the node; the agent exits afterwards. Gives what was removed, in words.
     fn uninstall(&self) -> impl Future<Output = Result<Vec<String>, Problem>> + Send;
     /// A container runtime announces a pod. Answers when the mesh is enforced for it, or it has nothing to do with it.
@@ -169,8 +171,23 @@ async fn explain<N: Node>(
     )
 }
 
-async fn open<N: Node>(State(node): State<Arc<N>>) -> Response {
-    answer(node.open().await, StatusCode::INTERNAL_SERVER_ERROR)
+/// For how long a mesh is opened.
+#[derive(Debug, Deserialize)]
+struct Opening {
+    #[serde(default = "Opening::default_seconds")]
+    seconds: u64,
+}
+
+impl Opening {
+    /// What command lines mean that do not say it.
+    const fn default_seconds() -> u64 {
+        15 * 60
+    }
+}
+
+async fn open<N: Node>(State(node): State<Arc<N>>, Query(opening): Query<Opening>) -> Response {
+    let within = Duration::from_secs(opening.seconds);
+    answer(node.open(within).await, StatusCode::INTERNAL_SERVER_ERROR)
 }
 
 async fn uninstall<N: Node>(State(node): State<Arc<N>>) -> Response {

@@ -59,6 +59,9 @@ pub(crate) struct ClusterUninstallArgs {
     /// What the pods do that clean the nodes of a cluster
     #[arg(long, value_enum, hide = true, conflicts_with = "kubernetes")]
     pub(crate) on_node: Option<OnNode>,
+    /// Within which everything else is to follow once nodes are open
+    #[arg(long, hide = true, value_name = "TIME", requires = "on_node", default_value = "15m", value_parser = duration)]
+    pub(crate) open_for: Duration,
 }
 
 /// What the pods do that `warren uninstall --kubernetes` runs on every node.

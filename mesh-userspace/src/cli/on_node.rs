@@ -62,7 +62,7 @@ pub(crate) async fn run(
 ) -> Result<Exit, CliError> {
     let node = Node::new(args);
     match step {
-        OnNode::Open => node.open(context).await,
+        OnNode::Open => node.open(context, args.cluster.open_for).await,
         OnNode::Wait => until_ended().map(|()| Exit::Ok),
         OnNode::Clean => node.clean(context).await,
         OnNode::Stay => node.stay(),
@@ -104,8 +104,9 @@ impl Node {
 
     /// Has the agent open the mesh. Without one nothing can, and nothing must: connections go on as they are until this node
     /// is cleaned.
-    async fn open(&self, context: &mut Context<'_>) -> Result<Exit, CliError> {
-        match self.agent().post::<()>("open").await {
+    async fn open(&self, context: &mut Context<'_>, within: Duration) -> Result<Exit, CliError> {
+        let open = format!("open?seconds={}", within.as_secs());
+        match self.agent().post::<()>(&open).await {
             Ok(()) => say(context, &["the mesh is open".to_owned()])?,
             Err(ClientError::Unreachable { .. } | ClientError::Broken { .. }) => {
                 eprintln!("there is no agent that could open the mesh");

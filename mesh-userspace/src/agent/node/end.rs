@@ -97,7 +97,7 @@ impl Node {
             answer,
             settled_at: None,
         });
-        self.open(None);
+        self.open(None, None);
     }
 
     /// Goes on with taking everything away: first dials are captured no longer, then everybody leaves.

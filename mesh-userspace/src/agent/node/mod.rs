@@ -393,7 +393,7 @@ impl Node {
                 // An error says that nobody waits any more.
                 done.send(()).unwrap_or_default();
             }
-            Command::Open(answer) => self.open(Some(answer)),
+            Command::Open(within, answer) => self.open(Some(within), Some(answer)),
             Command::Uninstall(answer) => self.uninstall(answer),
             Command::AddPod(request, answer) => self.pod_added(request, answer),
             Command::RemovePod(request, done) => {

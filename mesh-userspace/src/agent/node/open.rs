@@ -7,6 +7,7 @@
 
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use mesh_core::policy::MtlsMode;
 use mesh_core::snapshot::World;
 use tokio::sync::oneshot;
@@ -17,9 +18,6 @@ use crate::api::objects::Problem;
 /// How long the worker may take to apply the open world.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Within which the uninstall must follow: the largest clusters need some minutes for a pod on every node.
-const OPEN_FOR: Duration = Duration::from_secs(15 * 60);
-
 /// The mesh is open, for an uninstall that was announced.
 #[derive(Debug)]
 pub(super) struct Open {
@@ -27,25 +25,35 @@ pub(super) struct Open {
     generation: u64,
     /// When it is taken for applied, whatever the worker says.
     patience_ends: Instant,
-    closes_at: Instant,
+    /// `None`: the uninstall goes on.
+    closes_at: Option<Instant>,
     /// Who is told once it is applied.
     waiting: Vec<oneshot::Sender<Result<(), Problem>>>,
 }
 
 impl Node {
-    /// Opens the mesh, for an uninstall that is to follow; tells who waits for it, if anybody.
-    pub(super) fn open(&mut self, answer: Option<oneshot::Sender<Result<(), Problem>>>) {
+    /// Opens the mesh, for an uninstall that goes on, or one that was announced and must follow within a time. Tells who waits for
+    /// it, if anybody.
+    pub(super) fn open(
+        &mut self,
+        within: Option<Duration>,
+        answer: Option<oneshot::Sender<Result<(), Problem>>>,
+    ) {
         let now = Instant::now();
-        let closes_at = now + OPEN_FOR;
+        if let Some(within) = within {
+            tracing::warn!(
+                seconds = within.as_secs(),
+                "an uninstall is announced: until then, or until this time is over, nobody is refused"
+            );
+        }
+        self.view.state().open_until =
+            within.and_then(|within| Timestamp::now().checked_add(within).ok());
+        let closes_at = within.and_then(|within| now.checked_add(within));
         if let Some(open) = &mut self.state.open {
             open.closes_at = closes_at;
             open.waiting.extend(answer);
             return;
         }
-        tracing::warn!(
-            seconds = OPEN_FOR.as_secs(),
-            "an uninstall is announced: until then, or until this time is over, nobody is refused"
-        );
         self.state.open = Some(Open {
             generation: self.state.generation + 1,
             patience_ends: now + PATIENCE,
@@ -67,9 +75,10 @@ impl Node {
                 answer.send(Ok(())).unwrap_or_default();
             }
         }
-        if now >= open.closes_at && self.state.opening.is_none() && self.state.ending.is_none() {
+        if open.closes_at.is_some_and(|closes_at| now >= closes_at) {
             tracing::warn!("no uninstall has followed: policies and strict mode hold again");
             self.state.open = None;
+            self.view.state().open_until = None;
             self.publish();
         }
     }

@@ -16,6 +16,7 @@ pub(super) fn all(state: &State, now: Timestamp) -> Vec<Check> {
     check_kernel(state, &mut checks);
     check_worker(state, &mut checks);
     check_configuration(state, &mut checks);
+    check_open(state, &mut checks);
     check_cluster(state, &mut checks);
     check_workloads(state, &mut checks);
     check_identities(state, now, &mut checks);
@@ -140,6 +141,18 @@ fn check_configuration(state: &State, checks: &mut Vec<Check>) {
             "ask again in a moment; if it stays so, look at the worker",
         ),
     });
+}
+
+/// Whoever announces an uninstall, and does not let it follow, must not be left believing that policies hold.
+fn check_open(state: &State, checks: &mut Vec<Check>) {
+    if let Some(until) = state.open_until {
+        checks.push(Check::bad(
+            "policy",
+            CheckState::Warning,
+            format!("nobody is refused: an uninstall was announced, and must follow before {until:.0}"),
+            "nothing, if it follows; if it does not, policies and strict mode hold again then, or when the agent is restarted",
+        ));
+    }
 }
 
 fn check_cluster(state: &State, checks: &mut Vec<Check>) {

@@ -39,7 +39,7 @@ impl Node for Fake {
             "{source} and {destination} are not known"
         )))
     }
-    async fn open(&self) -> Result<(), Problem> {
+    async fn open(&self, _: Duration) -> Result<(), Problem> {
         Ok(())
     }
 

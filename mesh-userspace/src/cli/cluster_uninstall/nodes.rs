@@ -8,6 +8,8 @@
 //! the running agent give everything back while connections go on, or does it itself where none runs. The second stays, so
 //! that the pod is ready exactly where the step is done. No controller is needed for it, and no port.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -21,8 +23,8 @@ pub(super) struct Step {
     /// The name of its DaemonSet, and the component of this.
     name: &'static str,
     component: &'static str,
-    /// What its pods do, and do then.
-    does: &'static str,
+    /// What its pods do, if nodes may take so long for a step, and do then.
+    does: fn(Duration) -> Vec<String>,
     stays: &'static str,
     /// A node that has taken it.
     done: &'static str,
@@ -31,7 +33,14 @@ pub(super) struct Step {
 pub(super) const OPEN: Step = Step {
     name: "warren-uninstall-open",
     component: "uninstall-open",
-    does: "--on-node=open",
+    does: |wait| {
+        // A step to open all, one to clean all, and the pods of one have to go and those of the other to come.
+        let open_for = wait * 2 + Duration::from_secs(5 * 60);
+        vec![
+            "--on-node=open".to_owned(),
+            format!("--open-for={}s", open_for.as_secs()),
+        ]
+    },
     stays: "--on-node=wait",
     done: "refuses nobody",
 };
@@ -39,7 +48,7 @@ pub(super) const OPEN: Step = Step {
 pub(super) const CLEAN: Step = Step {
     name: "warren-uninstall",
     component: "uninstall",
-    does: "--on-node=clean",
+    does: |_| vec!["--on-node=clean".to_owned()],
     stays: "--on-node=stay",
     done: "is clean",
 };
@@ -60,26 +69,31 @@ pub(super) async fn clean(
 ) -> Result<Vec<String>, CliError> {
     let agents = api.daemon_set(mesh_kubernetes::names::NODE);
     let cleaner = api.daemon_set(CLEAN.name);
-    // Where cleaning had begun, everything was open.
-    if api.find(&cleaner).await?.is_none() {
-        let Some(agents) = api.find(&agents).await? else {
+    let begun = api.find(&cleaner).await?.is_some();
+    match api.find(&agents).await? {
+        None if begun => {}
+        None => {
             say(format!(
                 "There is no DaemonSet {} in namespace {}, so no node is cleaned.",
                 mesh_kubernetes::names::NODE,
                 api.namespace
             ))?;
             return Ok(Vec::new());
-        };
-        // Of an earlier time: it may have closed again.
-        if api.remove(&api.daemon_set(OPEN.name)).await? {
-            api.until_gone(OPEN.component, args.wait).await?;
         }
-        api.create(&api.daemon_sets(), &made_of(&agents, &OPEN))
-            .await?;
-        // With --force, a node that does not answer is told of once it cannot be cleaned either.
-        until_done(api, &OPEN, args, say).await?;
-        api.create(&api.daemon_sets(), &made_of(&agents, &CLEAN))
-            .await?;
+        Some(agents) => {
+            // Of an earlier time: it may have closed again.
+            if api.remove(&api.daemon_set(OPEN.name)).await? {
+                api.until_gone(OPEN.component, args.wait).await?;
+            }
+            let opener = made_of(&agents, &OPEN, args.wait);
+            api.create(&api.daemon_sets(), &opener).await?;
+            // With --force, a node that does not answer is told of once it cannot be cleaned either.
+            until_done(api, &OPEN, args, say).await?;
+            if !begun {
+                let cleaner = made_of(&agents, &CLEAN, args.wait);
+                api.create(&api.daemon_sets(), &cleaner).await?;
+            }
+        }
     }
 
     let unclean = until_done(api, &CLEAN, args, say).await?;
@@ -192,8 +206,8 @@ pub(super) fn progress(pod: &Value) -> Progress {
     Progress::Waits(why.to_owned())
 }
 
-/// The DaemonSet of a step, from the agents'.
-pub(super) fn made_of(agents: &Value, step: &Step) -> Value {
+/// The DaemonSet of a step, from the agents', if nodes may take so long.
+pub(super) fn made_of(agents: &Value, step: &Step, wait: Duration) -> Value {
     let labels = json!({
         "app.kubernetes.io/name": "warren",
         "app.kubernetes.io/component": step.component,
@@ -225,14 +239,14 @@ pub(super) fn made_of(agents: &Value, step: &Step) -> Value {
         }
     }
     agent["terminationMessagePolicy"] = "FallbackToLogsOnError".into();
-    let container = |name: &str, does: &str| {
+    let container = |name: &str, does: Vec<String>| {
         let mut container = agent.clone();
         container["name"] = name.into();
-        container["args"] = json!(["uninstall", does]);
+        container["args"] = [vec!["uninstall".to_owned()], does].concat().into();
         container
     };
-    spec["initContainers"] = json!([container("step", step.does)]);
-    spec["containers"] = json!([container("stay", step.stays)]);
+    spec["initContainers"] = json!([container("step", (step.does)(wait))]);
+    spec["containers"] = json!([container("stay", vec![step.stays.to_owned()])]);
 
     let mut annotations = template["metadata"]["annotations"].clone();
     if let Some(annotations) = annotations.as_object_mut() {

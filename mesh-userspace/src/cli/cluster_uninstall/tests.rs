@@ -1,9 +1,16 @@
+use std::time::Duration;
+
+use clap::Parser;
 use serde_json::{Value, json};
 
 use super::nodes::{CLEAN, OPEN, Progress, made_of, progress};
 use super::objects::paths;
 use super::traces::{without_our_status, without_taint};
+use crate::cli::args::{Cli, Command, OnNode};
 use crate::manifests::{self, Installation, NEWEST_KUBERNETES, OLDEST_KUBERNETES, Values, kind};
+
+/// How long nodes may take.
+const WAIT: Duration = Duration::from_secs(3_600);
 
 fn agents(kubernetes: u32) -> Value {
     let mut values = Values::default();
@@ -27,7 +34,7 @@ fn agents(kubernetes: u32) -> Value {
 fn the_cleaners_are_what_the_agents_are() {
     for kubernetes in [OLDEST_KUBERNETES, NEWEST_KUBERNETES] {
         let agents = agents(kubernetes);
-        let cleaner = made_of(&agents, &CLEAN);
+        let cleaner = made_of(&agents, &CLEAN, WAIT);
         assert_eq!(cleaner["metadata"]["namespace"], "elsewhere");
         let (theirs, ours) = (
             &agents["spec"]["template"]["spec"],
@@ -77,7 +84,7 @@ fn the_cleaners_are_what_the_agents_are() {
         );
     }
     let annotations =
-        made_of(&agents(OLDEST_KUBERNETES), &OPEN)["spec"]["template"]["metadata"]["annotations"]
+        made_of(&agents(OLDEST_KUBERNETES), &OPEN, WAIT)["spec"]["template"]["metadata"]["annotations"]
             .clone();
     assert_eq!(
         annotations,
@@ -86,6 +93,21 @@ fn the_cleaners_are_what_the_agents_are() {
             "container.apparmor.security.beta.kubernetes.io/stay": "unconfined",
         })
     );
+}
+
+#[test]
+fn nodes_stay_open_for_as_long_as_the_uninstall_may_take() {
+    let opener = made_of(&agents(NEWEST_KUBERNETES), &OPEN, WAIT);
+    let step = &opener["spec"]["template"]["spec"]["initContainers"][0];
+    let arguments = step["args"].as_array().expect("arguments");
+    let arguments = arguments.iter().filter_map(Value::as_str);
+    let parsed = Cli::try_parse_from(std::iter::once("warren").chain(arguments)).expect("valid");
+    let Command::Uninstall(uninstall) = parsed.command else {
+        panic!("another command");
+    };
+    assert_eq!(uninstall.cluster.on_node, Some(OnNode::Open));
+    // All nodes may take so long to be opened, and then to be cleaned.
+    assert!(uninstall.cluster.open_for > WAIT * 2);
 }
 
 #[test]
