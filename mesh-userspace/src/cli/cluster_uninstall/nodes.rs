@@ -83,7 +83,11 @@ pub(super) async fn clean(
         Some(agents) => {
             // Of an earlier time: it may have closed again.
             if api.remove(&api.daemon_set(OPEN.name)).await? {
-                api.until_gone(OPEN.component, args.wait).await?;
+                match api.until_gone(OPEN.component, args.wait).await {
+                    // The pod of a node that does not answer.
+                    Err(CliError::TimedOut(_)) if args.force => {}
+                    gone => gone?,
+                }
             }
             let opener = made_of(&agents, &OPEN, args.wait);
             api.create(&api.daemon_sets(), &opener).await?;
