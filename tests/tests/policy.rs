@@ -25,6 +25,26 @@ fn rule(name: &str, action: &str, caller: &str) -> Value {
     json!({"name": name, "action": action, "from": [{"serviceAccount": format!("shop/{caller}")}]})
 }
 
+/// From now on the client is the only one that may call the shop.
+fn only_client_may(cluster: &mut Cluster) -> Result<()> {
+    cluster.configuration().policy(
+        "callers",
+        json!({"service": "web"}),
+        json!([rule("client-only", "allow", "client")]),
+    );
+    cluster.apply()
+}
+
+/// Announces an uninstall to a node's agent, as the pods of `warren uninstall --kubernetes` do.
+fn announce_uninstall(node: &Node, more: &[&str]) -> Result<()> {
+    let socket = node.socket();
+    let run_dir = socket.parent().context("it is in a folder")?;
+    let run_dir = format!("--run-dir={}", run_dir.display());
+    let announced = node.cli(&[&["uninstall", "--on-node=open", &run_dir], more].concat())?;
+    ensure!(announced.code == 0, "{}", announced.stderr);
+    Ok(())
+}
+
 fn works(from: &Place, shop: &Shop) -> Result<bool> {
     let report = from.dial(shop.web4(), "plain", "hello")?;
     Ok(report.error.is_none() && report.received == "hello")
@@ -87,12 +107,7 @@ fn everybody_may_until_a_policy_selects() -> Result<()> {
 fn a_denied_caller_sees_a_reset_and_no_byte_arrives() -> Result<()> {
     story(&[], |cluster| {
         let (mut shop, other) = shop_with_other(cluster)?;
-        cluster.configuration().policy(
-            "callers",
-            json!({"service": "web"}),
-            json!([rule("client-only", "allow", "client")]),
-        );
-        cluster.apply()?;
+        only_client_may(cluster)?;
         for to in [
             shop.web4(),
             shop.web6(),
@@ -323,20 +338,11 @@ fn a_node_that_is_to_be_uninstalled_refuses_nobody() -> Result<()> {
     story(&[], |cluster| {
         let (shop, other) = shop_with_other(cluster)?;
         let outsider = cluster.outsider()?;
-        cluster.configuration().policy(
-            "callers",
-            json!({"service": "web"}),
-            json!([rule("client-only", "allow", "client")]),
-        );
-        cluster.apply()?;
+        only_client_may(cluster)?;
         let plain = || outsider.dial(shop.server.at(8080), "plain", "hello");
         ensure!(plain()?.received.is_empty() && !works(&other, &shop)?);
 
-        let socket = shop.b.socket();
-        let run_dir = socket.parent().context("it is in a folder")?;
-        let run_dir = format!("--run-dir={}", run_dir.display());
-        let opened = shop.b.cli(&["uninstall", "--on-node=open", &run_dir])?;
-        ensure!(opened.code == 0, "{}", opened.stderr);
+        announce_uninstall(&shop.b, &[])?;
         ensure!(plain()?.received == "hello", "it comes in clear");
         ensure!(works(&other, &shop)?, "no rule allows it");
         // Nothing goes in clear that did not before.
@@ -353,18 +359,8 @@ fn an_uninstall_that_does_not_follow_leaves_nothing_open() -> Result<()> {
     story(&[], |cluster| {
         let (shop, other) = shop_with_other(cluster)?;
         let outsider = cluster.outsider()?;
-        cluster.configuration().policy(
-            "callers",
-            json!({"service": "web"}),
-            json!([rule("client-only", "allow", "client")]),
-        );
-        cluster.apply()?;
-        let socket = shop.b.socket();
-        let run_dir = socket.parent().context("it is in a folder")?;
-        let run_dir = format!("--run-dir={}", run_dir.display());
-        let announce = ["uninstall", "--on-node=open", "--open-for=10s", &run_dir];
-        let announced = shop.b.cli(&announce)?;
-        ensure!(announced.code == 0, "{}", announced.stderr);
+        only_client_may(cluster)?;
+        announce_uninstall(&shop.b, &["--open-for=10s"])?;
         ensure!(works(&other, &shop)?, "nobody is refused");
         let checked = || -> Result<String> { Ok(shop.b.cli(&["check"])?.stdout) };
         ensure!(checked()?.contains("nobody is refused"), "{}", checked()?);
@@ -384,12 +380,7 @@ fn an_uninstall_that_does_not_follow_leaves_nothing_open() -> Result<()> {
 fn explain_says_what_happens() -> Result<()> {
     story(&[], |cluster| {
         let (shop, other) = shop_with_other(cluster)?;
-        cluster.configuration().policy(
-            "callers",
-            json!({"service": "web"}),
-            json!([rule("client-only", "allow", "client")]),
-        );
-        cluster.apply()?;
+        only_client_may(cluster)?;
         for (from, allowed) in [(&shop.client, true), (&other, false)] {
             let caller = format!("{}.shop", from.name());
             let explained = shop.a.cli(&["explain", &caller, "web.shop:80"])?;

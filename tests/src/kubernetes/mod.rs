@@ -7,7 +7,7 @@
 //!
 //! Reading order: [`cache`] (what is made once: [`build`], [`rootfs`], [`images`]), [`cluster`] (what is brought up from
 //! it: [`network`], [`pki`], [`control_plane`], [`dns`], [`machine`]), then what stories work with: [`kubectl`], [`mesh`], [`shop`], [`load`],
-//! [`traces`], [`story`]. All names of what is borrowed from the machine begin with [`layout::PREFIX`]; [`leak`] finds what is left.
+//! [`traces`], [`thief`], [`story`]. All names of what is borrowed from the machine begin with [`layout::PREFIX`]; [`leak`] finds what is left.
 
 pub mod build;
 pub mod cache;
@@ -30,4 +30,5 @@ pub mod pki;
 pub mod rootfs;
 pub mod shop;
 pub mod story;
+pub mod thief;
 pub mod traces;

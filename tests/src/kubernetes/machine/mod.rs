@@ -168,6 +168,15 @@ impl Machine {
         command
     }
 
+    /// A program of ours, in the node's network.
+    pub fn in_its_network(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command
+            .args(["--net".to_owned(), format!("--target={}", self.process)])
+            .args(["--", program]);
+        command
+    }
+
     /// Runs a program in the node; gives its standard output.
     pub fn run(&self, words: &[&str]) -> Result<String> {
         let output = self.command(words).output().context("start nsenter")?;
