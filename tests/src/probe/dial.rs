@@ -102,7 +102,11 @@ fn exchange(
     stream.set_read_timeout(Some(within))?;
     stream.write_all(send)?;
     if ending == Ending::Finish {
-        stream.shutdown(std::net::Shutdown::Write)?;
+        match stream.shutdown(std::net::Shutdown::Write) {
+            // It was reset meanwhile, which is for the read to tell.
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => {}
+            finished => finished?,
+        }
     }
     let mut buffer = [0; 4_096];
     loop {

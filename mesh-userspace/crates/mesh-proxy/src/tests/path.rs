@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use mesh_core::addr::{AppAddr, ClientAddr};
 use mesh_core::outcome::Reason;
 use mesh_core::record::Transport;
 use mesh_core::workload::Name;
@@ -12,6 +13,8 @@ use super::apps::*;
 use super::inside;
 use super::scene::*;
 use crate::link::{ToAgent, ToWorker};
+use crate::tunnel::tests::hostile::Hostile;
+use crate::wire::{Frame, Open};
 
 struct Mesh {
     scene: Scene,
@@ -295,6 +298,47 @@ fn a_workload_that_leaves_finishes_its_connections_first() {
         mesh.a
             .expect(|message| *message == ToAgent::Unenrolled { workload: client })
             .await;
+    });
+}
+
+#[test]
+fn a_stream_under_way_to_a_worker_that_drains_is_taken() {
+    if !inside("tests::path::a_stream_under_way_to_a_worker_that_drains_is_taken") {
+        return;
+    }
+    stage(async {
+        let mesh = mesh().await;
+        let _app = App::start("web-v1").await;
+        // A tunnel that carries nothing when the worker begins to drain.
+        let config = mesh.scene.client_config("client", "web-v1");
+        let tunnels = (address("web-v1"), TUNNEL_PORT).into();
+        let mut peer = Hostile::connect(tunnels, config, &identity("web-v1")).await;
+        let deadline = Duration::from_secs(20);
+        let drain = ToWorker::Drain { deadline };
+        mesh.b.end.send(&drain, &[]).await.unwrap();
+        assert!(peer.hears(|frame| matches!(frame, Frame::Drain)).await);
+        // Who says this has not heard that yet, for all that the worker can know.
+        let open = Open {
+            destination: AppAddr(at("web-v1")),
+            client: ClientAddr((address("client"), 4242).into()),
+            service: None,
+            trace: None,
+        };
+        let open = Frame::Open {
+            stream: 1,
+            open: Box::new(open),
+        };
+        assert!(peer.say(&[open]).await);
+        let taken = |frame: Frame<'_>| {
+            matches!(
+                frame,
+                Frame::OpenResult {
+                    stream: 1,
+                    result: Ok(())
+                }
+            )
+        };
+        assert!(peer.hears(taken).await);
     });
 }
 

@@ -215,6 +215,14 @@ impl Scene {
         self.change(|world| world.default_mtls = MtlsMode::Permissive);
     }
 
+    /// What a workload shows and expects in a tunnel that it dials.
+    pub(super) fn client_config(&self, name: &str, peer: &str) -> Arc<rustls::ClientConfig> {
+        let lifetime = Duration::from_secs(3600);
+        let own = self.authority.issue(&identity(name), lifetime).unwrap();
+        mesh_identity::tls::client_config(&own, &self.authority.bundle(), &[identity(peer)])
+            .unwrap()
+    }
+
     pub(super) fn identities(&self, names: &[&str], generation: u64) -> Identities {
         let certificates = names
             .iter()

@@ -53,7 +53,7 @@ mod stream;
 mod table;
 mod task;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use error::TunnelError;
 pub use handle::{StreamHandle, StreamReport};

@@ -24,6 +24,8 @@ pub struct Server(Rc<Inner>);
 struct Inner {
     limits: Limits,
     tunnels: RefCell<HashMap<u64, Entry>>,
+    /// Connections whose peer is not known yet.
+    shaking: Cell<usize>,
     accepted: Cell<u64>,
     handshakes: Cell<u64>,
     handshake_failures: Cell<u64>,
@@ -34,6 +36,9 @@ struct Entry {
     peer: Rc<Peer>,
     mailbox: Rc<Mailbox>,
 }
+
+/// Counts a handshake, however it ends.
+struct Shaking(Rc<Inner>);
 
 /// Takes a tunnel out of the list, however its task ends.
 struct Listed {
@@ -47,6 +52,7 @@ impl Server {
         Self(Rc::new(Inner {
             limits,
             tunnels: RefCell::default(),
+            shaking: Cell::new(0),
             accepted: Cell::new(0),
             handshakes: Cell::new(0),
             handshake_failures: Cell::new(0),
@@ -100,6 +106,11 @@ impl Server {
         self.send(which, || Command::Retire);
     }
 
+    /// Whether there is neither a tunnel nor what could become one.
+    pub fn is_empty(&self) -> bool {
+        self.0.shaking.get() == 0 && self.0.tunnels.borrow().is_empty()
+    }
+
     /// Figures of these tunnels.
     pub fn figures(&self) -> TunnelFigures {
         let tunnels = self.0.tunnels.borrow();
@@ -123,6 +134,7 @@ impl Server {
         let address = socket.peer_addr().map_err(TlsError::Socket)?;
         prepare(&socket).map_err(TlsError::Socket)?;
         let limit = self.0.limits.handshake;
+        let _shaking = Shaking::begin(&self.0);
         let (channel, session) = Channel::accept(socket, config, limit).await?;
         let peer = Peer {
             identity: mesh_identity::tls::peer_identity(&session.peer)?,
@@ -153,6 +165,19 @@ impl Server {
                 entry.mailbox.send(command());
             }
         }
+    }
+}
+
+impl Shaking {
+    fn begin(server: &Rc<Inner>) -> Self {
+        server.shaking.set(server.shaking.get() + 1);
+        Self(Rc::clone(server))
+    }
+}
+
+impl Drop for Shaking {
+    fn drop(&mut self) {
+        self.0.shaking.set(self.0.shaking.get() - 1);
     }
 }
 

@@ -3,6 +3,7 @@
 mod abuse;
 mod bulk;
 mod ends;
+pub(crate) mod hostile;
 mod mesh;
 mod pool;
 mod states;

@@ -213,9 +213,10 @@ async fn run(cx: Rc<Context>, mut commands: UnboundedReceiver<Command>) {
         }
         // What waits in the queues is served; nothing new is taken.
         while accepting.join_next().await.is_some() {}
-        // Our own tunnels still take streams: of connections that were accepted a moment ago.
+        // Our own tunnels still take streams: of connections that were accepted a moment ago. Those of our peers end when the peer
+        // has heard that it is to open no more: until then a stream may be under way in one that carries none.
         let mut goodbyes = interval(Duration::from_millis(500));
-        while cx.connections.count() > 0 {
+        while cx.connections.count() > 0 || !cx.server.is_empty() {
             tokio::select! {
                 Some(command) = commands.recv() => carry_out(&cx, command, &mut accepting),
                 // Again and again: a tunnel may have been in its handshake the last time.

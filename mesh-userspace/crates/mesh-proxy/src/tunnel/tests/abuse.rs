@@ -1,6 +1,5 @@
 //! Peers that break the protocol lose their tunnel, are counted, and cost what is bounded. Nobody else notices.
 
-use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,75 +8,19 @@ use mesh_core::outcome::Reason;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::hostile::Hostile;
 use super::mesh::{Mesh, eventually, pair, run};
-use crate::tls::{Channel, Received};
-use crate::wire::{Frame, Open, RefusalCode, ResetCode, frames};
-
-/// A peer with a good certificate and bad manners.
-struct Hostile(Channel);
+use crate::wire::{Frame, Open, RefusalCode, ResetCode};
 
 impl Hostile {
     async fn dial(mesh: &Mesh) -> Self {
-        let socket = TcpStream::connect(mesh.key.address.0).await.unwrap();
-        let name = mesh_identity::tls::server_name(&mesh.key.peers[0]);
         let config = Arc::clone(&mesh.client_config);
-        let limit = Duration::from_secs(5);
-        Self(
-            Channel::connect(socket, config, name, limit)
-                .await
-                .unwrap()
-                .0,
-        )
+        Self::connect(mesh.key.address.0, config, &mesh.key.peers[0]).await
     }
 
     async fn accept(mesh: &Mesh, listener: &TcpListener) -> Self {
         let (socket, _) = listener.accept().await.unwrap();
-        let config = Arc::clone(&mesh.server_config);
-        let limit = Duration::from_secs(5);
-        Self(Channel::accept(socket, config, limit).await.unwrap().0)
-    }
-
-    /// Sends plaintext as one record. Whether the peer still took it.
-    async fn send(&mut self, record: &[u8]) -> bool {
-        self.0.outbox.append(record);
-        self.0.seal().unwrap();
-        poll_fn(|cx| self.0.poll_flush(cx)).await.is_ok()
-    }
-
-    async fn say(&mut self, said: &[Frame<'_>]) -> bool {
-        let mut record = Vec::new();
-        for frame in said {
-            frame.encode(&mut record);
-        }
-        self.send(&record).await
-    }
-
-    /// Reads until `wanted` finds what it looks for; `false` at the end of the tunnel.
-    async fn hears(&mut self, mut wanted: impl FnMut(Frame<'_>) -> bool) -> bool {
-        loop {
-            match self.0.open_records() {
-                Ok(received) => {
-                    let payloads = self.0.inbox.payloads();
-                    let count = payloads.len();
-                    for payload in payloads {
-                        if frames(payload).any(|frame| wanted(frame.unwrap())) {
-                            return true;
-                        }
-                    }
-                    self.0.inbox.handed_over(count);
-                    if received == Received::Last {
-                        return false;
-                    }
-                    if count > 0 {
-                        continue;
-                    }
-                }
-                Err(_) => return false,
-            }
-            if !matches!(poll_fn(|cx| self.0.poll_fill(cx)).await, Ok(true)) {
-                return false;
-            }
-        }
+        Self::take(socket, Arc::clone(&mesh.server_config)).await
     }
 }
 
