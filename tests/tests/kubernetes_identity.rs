@@ -43,7 +43,14 @@ fn refused(told: &Story<'_>, mesh: &Mesh<'_>, reason: &str) -> Result<usize> {
         let url = format!("http://{}:15020/metrics", pod.address);
         let output = machine
             .in_its_network("curl")
-            .args(["--silent", "--show-error", "--fail", "--max-time=10", &url])
+            .args([
+                "--silent",
+                "--show-error",
+                "--fail",
+                "--max-time",
+                "10",
+                &url,
+            ])
             .output()?;
         ensure!(output.status.success(), "{url}: {output:?}");
         let text = String::from_utf8_lossy(&output.stdout);

@@ -166,8 +166,8 @@ impl Thief {
         let mut curl = self.machine.in_its_network("curl");
         // A thief does not care whom he robs.
         curl.args(["--silent", "--show-error", "--insecure", "--http2"])
-            .args(["--max-time=20", "--header=content-type: application/grpc"])
-            .args(["--header=te: trailers"]);
+            .args(["--header", "content-type: application/grpc"])
+            .args(["--header", "te: trailers", "--max-time", "20"]);
         if self.chain().exists() {
             curl.arg("--cert").arg(self.chain());
             curl.arg("--key").arg(at("key"));
