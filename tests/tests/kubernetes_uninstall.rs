@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use mesh_tests::delivery::{file, helm};
 use mesh_tests::kubernetes::kubectl::Kubectl;
 use mesh_tests::kubernetes::load::{Load, Pace};
@@ -147,7 +147,7 @@ fn helm_installs_and_uninstalls_the_same() -> Result<()> {
     story("uninstall-helm", |told| {
         let (web, before) = open(told)?;
         let image = told.cluster.import_warren()?;
-        let (repository, tag) = image.rsplit_once(':').unwrap_or((image, "latest"));
+        let (repository, tag) = image.rsplit_once(':').context("an image without a tag")?;
         let run = |words: &[&str]| told.cluster.kubectl().launch(&helm).args(words).run();
         for machine in told.cluster.machines()? {
             machine.run(&["mkdir", "--parents", ELSEWHERE])?;

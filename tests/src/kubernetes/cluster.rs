@@ -3,6 +3,7 @@
 
 use std::env;
 use std::fs;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -186,27 +187,25 @@ impl Cluster {
             .try_for_each(|machine| machine.import(archive))
     }
 
-    /// Puts the product on every node, unless this very build is there already; gives the name of its image.
-    pub fn import_warren(&self) -> Result<&'static str> {
+    /// Puts the product on every node, unless this very build is there already; gives the name of its image. Every build has a
+    /// name of its own: pods with another one are not taken for this.
+    pub fn import_warren(&self) -> Result<String> {
         let program = binary::warren()?;
         let about =
             fs::metadata(&program).with_context(|| format!("look at {}", program.display()))?;
-        let build = format!(
-            "{} {:?} {}",
-            program.display(),
-            about.modified()?,
-            about.len()
-        );
+        let mut build = DefaultHasher::new();
+        (&program, about.modified()?, about.len()).hash(&mut build);
+        let image = format!("{}-{:x}", images::WARREN, build.finish());
         let stamp = layout::folder().join("warren.imported");
-        if fs::read_to_string(&stamp).is_ok_and(|imported| imported == build) {
-            return Ok(images::WARREN);
+        if fs::read_to_string(&stamp).is_ok_and(|imported| imported == image) {
+            return Ok(image);
         }
         let archive = layout::folder().join("warren.tar");
-        images::write_warren(&archive, &program)?;
+        images::write_warren(&archive, &image, &program)?;
         self.import(&archive)?;
         fs::remove_file(&archive).with_context(|| format!("remove {}", archive.display()))?;
-        fs::write(&stamp, build).with_context(|| format!("write {}", stamp.display()))?;
-        Ok(images::WARREN)
+        fs::write(&stamp, &image).with_context(|| format!("write {}", stamp.display()))?;
+        Ok(image)
     }
 
     /// Lets it run on when this is dropped.

@@ -29,7 +29,7 @@ pub const BUSYBOX: &str = "registry.local/busybox:1";
 /// The applications of the stories: `warren-probe`, beside a shell and small tools.
 pub const PROBE: &str = "registry.local/probe:1";
 
-/// The product, under the name that its chart expects.
+/// The product, under the name that its chart expects; which build it is comes behind it.
 pub const WARREN: &str = concat!("warren:", env!("CARGO_PKG_VERSION"));
 
 /// Waits, reaps, and ends when it is told to.
@@ -72,8 +72,8 @@ pub(super) fn write_probe(to: &Path, root: &Path) -> Result<()> {
 }
 
 /// The image of the product, with the libraries that a debug build needs.
-pub(super) fn write_warren(to: &Path, program: &Path) -> Result<()> {
-    Image::new(WARREN, &["/warren"])
+pub(super) fn write_warren(to: &Path, name: &str, program: &Path) -> Result<()> {
+    Image::new(name, &["/warren"])
         .program("/warren", program)?
         .write(to)
 }
