@@ -408,6 +408,9 @@ pub(crate) struct UninstallArgs {
     pub(crate) cluster: ClusterUninstallArgs,
 }
 
+/// Longer than anybody waits, and short enough to be added to any time.
+const LONGEST: Duration = Duration::from_secs(36_500 * 86_400);
+
 /// Reads `250ms`, `5s`, `10m`, `2h`, `1d`; a bare number is seconds.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let digits = text
@@ -425,6 +428,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let number: f64 = number.parse().map_err(|_wrong| {
         "a time is a number and a unit, as in 250ms, 5s, 10m, 2h, 1d".to_owned()
     })?;
-    Duration::try_from_secs_f64(number * seconds)
-        .map_err(|_wrong| "this time is too long".to_owned())
+    let time = Duration::try_from_secs_f64(number * seconds).ok();
+    time.filter(|time| *time <= LONGEST)
+        .ok_or_else(|| "this time is too long; 36500d are the most".to_owned())
 }

@@ -18,6 +18,9 @@ use crate::api::objects::Problem;
 /// How long the worker may take to apply the open world.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// Nobody has a mesh open for longer, whatever is asked for.
+const LONGEST: Duration = Duration::from_secs(24 * 3_600);
+
 /// The mesh is open, for an uninstall that was announced.
 #[derive(Debug)]
 pub(super) struct Open {
@@ -40,6 +43,11 @@ impl Node {
         answer: Option<oneshot::Sender<Result<(), Problem>>>,
     ) {
         let now = Instant::now();
+        // What has begun closes no more.
+        let goes_on = self.state.opening.is_some() || self.state.ending.is_some();
+        let within = within
+            .filter(|_| !goes_on)
+            .map(|within| within.min(LONGEST));
         if let Some(within) = within {
             tracing::warn!(
                 seconds = within.as_secs(),
@@ -48,7 +56,7 @@ impl Node {
         }
         self.view.state().open_until =
             within.and_then(|within| Timestamp::now().checked_add(within).ok());
-        let closes_at = within.and_then(|within| now.checked_add(within));
+        let closes_at = within.map(|within| now + within);
         if let Some(open) = &mut self.state.open {
             open.closes_at = closes_at;
             open.waiting.extend(answer);

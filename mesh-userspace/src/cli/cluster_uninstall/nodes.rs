@@ -35,7 +35,9 @@ pub(super) const OPEN: Step = Step {
     component: "uninstall-open",
     does: |wait| {
         // A step to open all, one to clean all, and the pods of one have to go and those of the other to come.
-        let open_for = wait * 2 + Duration::from_secs(5 * 60);
+        let open_for = wait
+            .saturating_mul(2)
+            .saturating_add(Duration::from_secs(5 * 60));
         vec![
             "--on-node=open".to_owned(),
             format!("--open-for={}s", open_for.as_secs()),
