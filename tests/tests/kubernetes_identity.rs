@@ -1,6 +1,7 @@
 //! Identities in a real cluster: what is signed for whom, whatever was stolen.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -25,12 +26,6 @@ fn token(machine: &Machine, pod: &Pod, volume: &str) -> Result<String> {
     fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))
 }
 
-fn agent(mesh: &Mesh<'_>, node: &str) -> Result<Pod> {
-    let agents = mesh.system.ready_pods("app.kubernetes.io/component=node")?;
-    let agent = agents.into_iter().find(|pod| pod.node == node);
-    agent.with_context(|| format!("no agent on {node}"))
-}
-
 /// Requests for certificates that the controllers have refused, for a reason.
 fn refused(told: &Story<'_>, mesh: &Mesh<'_>, reason: &str) -> Result<usize> {
     let machine = told.cluster.machine("node1")?;
@@ -40,20 +35,8 @@ fn refused(told: &Story<'_>, mesh: &Mesh<'_>, reason: &str) -> Result<usize> {
         .system
         .ready_pods("app.kubernetes.io/component=controller")?
     {
-        let url = format!("http://{}:15020/metrics", pod.address);
-        let output = machine
-            .in_its_network("curl")
-            .args([
-                "--silent",
-                "--show-error",
-                "--fail",
-                "--max-time",
-                "10",
-                &url,
-            ])
-            .output()?;
-        ensure!(output.status.success(), "{url}: {output:?}");
-        let text = String::from_utf8_lossy(&output.stdout);
+        let (code, text) = machine.http_get(SocketAddr::new(pod.address, 15020), "/metrics")?;
+        ensure!(code == 200, "metrics answered {code}: {text}");
         let lines = text
             .lines()
             .filter(|line| line.contains("certificates_refused") && line.contains(&label));
@@ -81,7 +64,7 @@ fn a_stolen_token_gets_no_identity_of_another_node() -> Result<()> {
         let thief = Thief::on(there, controller)?;
         let stolen = token(
             &there,
-            &agent(&mesh, "node2")?,
+            &mesh.agent("node2")?,
             "kubernetes.io~projected/token/warren-controller",
         )?;
 

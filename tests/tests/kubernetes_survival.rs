@@ -46,13 +46,6 @@ fn controllers(mesh: &Mesh<'_>, count: &str) -> Result<()> {
         .map(drop)
 }
 
-/// The agent's pod on a node.
-fn agent(mesh: &Mesh<'_>, node: &str) -> Result<String> {
-    let pods = mesh.system.ready_pods("app.kubernetes.io/component=node")?;
-    let pod = pods.into_iter().find(|pod| pod.node == node);
-    Ok(pod.context("the node has no agent that is ready")?.name)
-}
-
 #[test]
 fn servers_are_rolled_over_and_nothing_fails() -> Result<()> {
     story("rollover", |told| {
@@ -90,17 +83,17 @@ fn nodes_are_updated_and_nothing_fails() -> Result<()> {
         let mesh = Mesh::install(told.cluster)?;
         let shop = Shop::open(told)?;
         mesh.enable(told)?;
-        let before = [agent(&mesh, "node1")?, agent(&mesh, "node2")?];
+        let before = [mesh.agent("node1")?.name, mesh.agent("node2")?.name];
         let load = Load::start(shop.kubectl, "client", shop.web, STEADY, LONGEST)?;
         mesh.system
             .run(&["rollout", "restart", "daemonset/warren-node"])?;
         // Also a load that begins while there is no agent to ask for anything.
         mesh.system.until("an agent has gone", UPDATE, |_| {
-            Ok(agent(&mesh, "node1").is_err() || agent(&mesh, "node2").is_err())
+            Ok(mesh.agent("node1").is_err() || mesh.agent("node2").is_err())
         })?;
         let late = Load::start(shop.kubectl, "client", shop.web, STEADY, LONGEST)?;
         mesh.system.rolled_out("daemonset/warren-node", UPDATE)?;
-        let after = [agent(&mesh, "node1")?, agent(&mesh, "node2")?];
+        let after = [mesh.agent("node1")?.name, mesh.agent("node2")?.name];
         ensure!(
             before.iter().all(|old| !after.contains(old)),
             "{before:?} and {after:?}"
@@ -129,11 +122,11 @@ fn controllers_are_away_and_nothing_fails() -> Result<()> {
         controllers(&mesh, "--replicas=0")?;
         mesh.none_left(&CONTROLLERS)?;
         // A new agent knows nothing but what the one before it left on disk.
-        let old = agent(&mesh, "node1")?;
+        let old = mesh.agent("node1")?.name;
         mesh.system.run(&["delete", "pod", &old, "--wait=false"])?;
         mesh.system
             .until("another agent is ready", UPDATE, |_| {
-                Ok(agent(&mesh, "node1").is_ok_and(|new| new != old))
+                Ok(mesh.agent("node1").is_ok_and(|new| new.name != old))
             })
             .with_context(|| mesh.logs())?;
         shop.says("without any controller")?;

@@ -110,7 +110,8 @@ impl Drop for Namespace {
     }
 }
 
-fn http_get(to: SocketAddr, path: &str) -> Result<(u16, String)> {
+/// One HTTP request; gives status code and body.
+pub(crate) fn http_get(to: SocketAddr, path: &str) -> Result<(u16, String)> {
     const PATIENCE: Duration = Duration::from_secs(5);
     let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 
 use super::cluster::Cluster;
-use super::kubectl::Kubectl;
+use super::kubectl::{Kubectl, Pod};
 use super::story::Story;
 use crate::eventually::eventually_every;
 use crate::host::binary;
@@ -67,6 +67,13 @@ impl<'a> Mesh<'a> {
             .rolled_out("deployment/warren-controller", UPDATE)
             .and_then(|()| self.system.rolled_out("daemonset/warren-node", UPDATE))
             .with_context(|| self.logs())
+    }
+
+    /// The agent's pod on a node; an error unless it is ready.
+    pub fn agent(&self, node: &str) -> Result<Pod> {
+        let pods = self.system.ready_pods("app.kubernetes.io/component=node")?;
+        let pod = pods.into_iter().find(|pod| pod.node == node);
+        pod.with_context(|| format!("{node} has no agent that is ready"))
     }
 
     /// Waits until none of these pods is left.

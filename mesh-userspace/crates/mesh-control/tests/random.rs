@@ -43,13 +43,13 @@ fn seed() -> u64 {
         .unwrap_or(1)
 }
 
-/// More than a file of a few kilobytes may cost.
+/// More than a file of a few kilobytes may cost: a hundred times what the example does in a debug build.
 const DEAR: Duration = Duration::from_millis(500);
 
 fn read(text: &[u8], previous: Option<&Objects>) -> Evaluated {
     let begun = Instant::now();
     let evaluated = evaluate(Path::new("random.yaml"), text, Some("a"), previous);
-    // A hundred times what the example costs in a debug build. Only what looks dear is measured.
+    // Only what looks dear is measured.
     if begun.elapsed() > DEAR {
         let cost = cost(|| {
             drop(evaluate(

@@ -9,6 +9,7 @@ mod root;
 mod settings;
 
 use std::fs;
+use std::net::SocketAddr;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -28,7 +29,7 @@ use super::{hierarchy, network};
 use crate::eventually::until;
 use crate::host::binary;
 use crate::host::command::finish;
-use crate::host::namespace::FOLDER;
+use crate::host::namespace::{FOLDER, http_get};
 
 /// The program that has [`enter`] and [`init()`], among others, as its modes.
 pub(super) const HELPER: &str = "warren-kubernetes";
@@ -175,6 +176,12 @@ impl Machine {
             .args(["--net".to_owned(), format!("--target={}", self.process)])
             .args(["--", program]);
         command
+    }
+
+    /// One HTTP request from the node's network; gives status code and body.
+    pub fn http_get(&self, to: SocketAddr, path: &str) -> Result<(u16, String)> {
+        network::enter(&self.node.namespace(), || http_get(to, path))
+            .with_context(|| format!("GET http://{to}{path}"))
     }
 
     /// Runs a program in the node; gives its standard output.
